@@ -1,0 +1,79 @@
+"""Device, threads and precision: one place sets them, so that the same input gives the same bytes."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge
+
+from pipeline.core.errors import InputError
+from pipeline.core.params import section
+
+if TYPE_CHECKING:
+    import torch
+
+
+@section
+class Compute:
+    """``compute`` in params.yaml. ``threads`` decides the bytes of a result, so no command line changes it."""
+
+    device: Literal["cpu", "cuda"]
+    threads: Annotated[int, Ge(1)]
+    precision: Literal["auto", "fp32", "bf16"]
+
+
+def set_up(compute: Compute) -> None:
+    """Cap torch, BLAS and OpenMP at the same number of threads and demand repeatable algorithms.
+
+    Called before the heavy imports: BLAS libraries read their environment once.
+    """
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+        os.environ[variable] = str(compute.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its sums only with a fixed workspace
+    import torch
+
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        message = "params, compute.device: 'cuda' was asked for, but torch finds no GPU; write cpu, or install the driver"
+        raise InputError(message)
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(mode=True)
+    # A debugging aid that comes with the line above: every empty tensor would be filled, a quarter of the training time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+def bf16_is_native(device: str) -> bool:
+    """Whether bf16 runs in hardware; emulated bf16 is ten times slower than fp32."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def precision_in_force(compute: Compute) -> Literal["fp32", "bf16"]:
+    """``auto`` resolved for this machine."""
+    if compute.precision != "auto":
+        return compute.precision
+    return "bf16" if bf16_is_native(compute.device) else "fp32"
+
+
+def autocast(compute: Compute) -> "torch.autocast":
+    """Context in which convolutions and matrix products run in bf16, if that is in force; parameters stay fp32."""
+    import torch
+
+    enabled = precision_in_force(compute) == "bf16"
+    return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=enabled)
+
+
+def instruction_set(device: str) -> str:
+    """What decides the bytes of floating-point results on this machine, such as ``avx512+amx``: never a host's name."""
+    import torch
+
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return f"cuda-{major}.{minor}"
+    kind = torch.backends.cpu.get_cpu_capability().lower()
+    return "+".join([kind, *(["amx"] if torch.cpu.get_capabilities().get("amx_tile") else []),
+                     *(["bf16"] if bf16_is_native("cpu") else [])])

@@ -1,0 +1,150 @@
+"""Strict params: a section of params.yaml becomes the frozen dataclass that was asked for, or stops with file and key.
+
+Values are read with ruamel.yaml (YAML 1.2), as DVC does: PyYAML (YAML 1.1) reads the ``5e-05`` that DVC writes as text.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic.dataclasses
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.core.errors import InputError
+
+Section = TypeVar("Section")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def section(cls: type[Section]) -> type[Section]:
+    """Declare a params section: a frozen, keyword-only dataclass whose fields are checked strictly and have no defaults."""
+    config = ConfigDict(strict=True, extra="forbid")
+    return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=config)
+
+
+def read(params_file: Path) -> dict[str, Any]:
+    """Parse a params file as DVC does.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or is not a YAML mapping.
+    """
+    try:
+        text = params_file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        message = f"{params_file}: no such params file; run from the project's root"
+        raise InputError(message) from error
+    try:
+        values = YAML(typ="safe").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        message = f"{params_file}, line {line}: not valid YAML: {error.problem}"
+        raise InputError(message) from error
+    if not isinstance(values, dict):
+        message = f"{params_file}: expected a mapping of sections, found {type(values).__name__}"
+        raise InputError(message)
+    return values
+
+
+def load(params_file: Path, section_class: type[Section], own: str, *, shared: str | None = None) -> Section:
+    """Load one section strictly.
+
+    Parameters
+    ----------
+    section_class : class decorated with :func:`section`
+    own : dotted address of the section, such as ``train.runs.dcgan_mnist``
+    shared : address of a parent section whose values hold for all runs; what the run names itself wins
+
+    Raises
+    ------
+    InputError
+        Naming file and key of every missing, unknown or ill-typed value.
+    """
+    values = read(params_file)
+    merged: dict[str, Any] = {}
+    home: dict[str, str] = {}  # where each key was read, for the message
+    for address in filter(None, (shared, own)):
+        found = _lookup(values, address, params_file)
+        for key, value in found.items():
+            if address == shared and key == _child(own, shared):
+                continue  # the container of the runs themselves
+            merged[key] = value
+            home[key] = f"{address}.{key}"
+    return _validate(section_class, merged, params_file, own, home)
+
+
+def _child(own: str, shared: str) -> str:
+    return own.removeprefix(shared + ".").split(".")[0]
+
+
+def _lookup(values: Mapping[str, Any], address: str, params_file: Path) -> Mapping[str, Any]:
+    found: Any = values
+    walked: list[str] = []
+    for key in address.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            place = ".".join(walked) or "the top level"
+            keys = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+            message = f"{params_file}, {address}: no key '{key}' at {place}; found {keys}"
+            raise InputError(message)
+        found = found[key]
+        walked.append(key)
+    if not isinstance(found, Mapping):
+        message = f"{params_file}, {address}: expected a section, found {found!r}"
+        raise InputError(message)
+    return found
+
+
+def _validate(
+    section_class: type[Section], merged: dict[str, Any], params_file: Path, own: str, home: dict[str, str]
+) -> Section:
+    try:
+        # As JSON, because strict Python mode would refuse a dict where a nested section is expected.
+        return TypeAdapter(section_class).validate_json(json.dumps(merged, default=str))
+    except ValidationError as error:
+        lines = [
+            f"{params_file}, {_say(problem, section_class, own, home)}"
+            for problem in error.errors(include_url=False)
+        ]
+    raise InputError("\n".join(lines))
+
+
+def _say(problem: Any, section_class: type, own: str, home: dict[str, str]) -> str:
+    *outer, key = [str(part) for part in problem["loc"]] or [own]
+    place = ".".join([home.get(outer[0], f"{own}.{outer[0]}"), *outer[1:]]) if outer else own
+    fields = _fields(section_class, problem["loc"][:-1])
+    if problem["type"] == "unexpected_keyword_argument":
+        where = home[key].rpartition(".")[0] if not outer else place
+        return f"{where}: unknown key '{key}'; expected {', '.join(sorted(fields))}"
+    if problem["type"].startswith("missing"):
+        return f"{place}: missing key '{key}'; expected {', '.join(sorted(fields))}"
+    where = f"{place}.{key}" if outer else home.get(key, place)
+    found = problem["input"]
+    hint = ""
+    if isinstance(found, str) and problem["type"] in ("float_type", "int_type"):
+        hint = _number_hint(found)
+    return f"{where}: {problem['msg'].replace('Input', 'value')}, found {found!r}{hint}"
+
+
+def _number_hint(found: str) -> str:
+    try:
+        number = float(found)
+    except ValueError:
+        return ""
+    plain = format(number, ".12f").rstrip("0").rstrip(".")
+    return f", which is text, not a number; write {plain} without quotes"
+
+
+def _fields(section_class: type, path: tuple[Any, ...]) -> list[str]:
+    """Names of the fields of the (nested) section that ``path`` leads to."""
+    current: Any = section_class
+    for part in path:
+        hints = {f.name: f.type for f in dataclasses.fields(current)}
+        current = hints.get(part)
+        if not dataclasses.is_dataclass(current):
+            return []
+    return [f.name for f in dataclasses.fields(current)]

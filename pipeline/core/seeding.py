@@ -1,0 +1,25 @@
+"""Named random streams: (seed, name, index) -> generator, the same in every process and on every machine.
+
+A resumed run needs no saved random state: step ``i`` draws from stream ``i``.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def stream_seed(seed: int, name: str, index: int = 0) -> int:
+    """63-bit seed of the stream ``(seed, name, index)``; not ``hash()``, which is salted for text."""
+    digest = hashlib.sha256(f"{seed}/{name}/{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def torch_stream(seed: int, name: str, index: int = 0) -> torch.Generator:
+    """CPU generator of the stream; noise is drawn on the CPU so that every device sees the same z."""
+    return torch.Generator().manual_seed(stream_seed(seed, name, index))
+
+
+def numpy_stream(seed: int, name: str, index: int = 0) -> np.random.Generator:
+    """NumPy generator of the stream."""
+    return np.random.default_rng(stream_seed(seed, name, index))

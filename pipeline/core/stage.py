@@ -1,0 +1,69 @@
+"""How a stage script runs: dies with DVC, refuses a twin, says bad input in a sentence, records how long it took."""
+
+import ctypes
+import functools
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pipeline.core.errors import InputError
+from pipeline.core.scratch import locked
+
+RUN_RECORD = Path(".work/runs.jsonl")  # untracked: times never enter a tracked output
+
+
+def name(default: str) -> str:
+    """Name of the running stage: DVC gives it in ``DVC_STAGE`` (``profiles/paper/dvc.yaml:train@x``), else ``default``."""
+    return os.environ.get("DVC_STAGE", default).rpartition(":")[2]
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run ``main`` with the command line's arguments; exit status 1 and one sentence on bad input."""
+    _die_with_parent()
+
+    @functools.wraps(main)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        address = os.environ.get("DVC_STAGE") or " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+        started = time.time()
+        status = "failed"
+        try:
+            lock = Path(".work/locks") / re.sub(r"[^A-Za-z0-9_.@-]+", "_", address)
+            with locked(lock, f"stage {address}"):
+                main(*args, **kwargs)
+            status = "done"
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+        finally:
+            _record(address, started, status)
+
+    typer.run(guarded)
+
+
+def _record(address: str, started: float, status: str) -> None:
+    row = {"stage": address, "started": round(started), "seconds": round(time.time() - started, 2), "status": status}
+    try:
+        RUN_RECORD.parent.mkdir(exist_ok=True)
+        with RUN_RECORD.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:  # a record of times is never worth a failed stage
+        print(f"note: {RUN_RECORD}: {error.strerror}", file=sys.stderr)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when DVC dies; a killed dvc would else leave an orphan that goes on writing."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent died before the request
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,101 @@
+"""Image sets: ``images.npy`` + ``index.parquet`` + ``rejects.parquet``, one writer, one reader."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.errors import InputError
+from pipeline.core.files import whole_directory
+
+INDEX_COLUMNS = ("key", "split", "label", "source")
+REJECT_COLUMNS = ("key", "reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """A set opened for reading.
+
+    Attributes
+    ----------
+    images : uint8 memory map, shape (n_images, height, width, channels), RGB or grey
+    index : one row an image, in the same order: key, split, label (-1 = none), source, and what the stage knows
+    """
+
+    path: Path
+    images: np.ndarray
+    index: pd.DataFrame
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of one split, ascending.
+
+        Raises
+        ------
+        InputError
+            If the set has no image of that split.
+        """
+        found = np.flatnonzero(self.index["split"].to_numpy() == split)
+        if not len(found):
+            splits = ", ".join(sorted(self.index["split"].unique())) or "none"
+            message = f"{self.path}: no images in split '{split}'; found {splits}"
+            raise InputError(message)
+        return found
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        """int64 labels of the given rows."""
+        return self.index["label"].to_numpy(dtype=np.int64)[rows]
+
+
+def write_set(out: Path, images: np.ndarray, index: pd.DataFrame, rejects: pd.DataFrame) -> None:
+    """Write an image set whole. ``rejects`` has a row (key, reason) for every input left out."""
+    check_set(out, images, index)
+    with whole_directory(out) as partial:
+        with (partial / "images.npy").open("wb") as file:
+            np.save(file, np.ascontiguousarray(images))
+        index.to_parquet(partial / "index.parquet", index=False)
+        rejects.to_parquet(partial / "rejects.parquet", index=False)
+
+
+def open_set(path: Path) -> ImageSet:
+    """Open an image set; the images stay on disk.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or index and array do not belong together.
+    """
+    for name in ("images.npy", "index.parquet"):
+        if not (path / name).is_file():
+            message = f"{path}: no {name}; run the stage that makes this image set (dvc repro)"
+            raise InputError(message)
+    try:
+        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        message = f"{path}/images.npy: not a whole NumPy array ({error}); remove {path} and run dvc repro"
+        raise InputError(message) from error
+    index = pd.read_parquet(path / "index.parquet")
+    check_set(path, images, index)
+    return ImageSet(path=path, images=images, index=index)
+
+
+def check_set(path: Path, images: np.ndarray, index: pd.DataFrame) -> None:
+    """Refuse an image set that breaks the contract."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+        message = f"{path}: images must be uint8 N x H x W x C, found {images.dtype} of shape {images.shape}"
+        raise InputError(message)
+    missing = [column for column in INDEX_COLUMNS if column not in index.columns]
+    if missing:
+        message = f"{path}: the index has no column {', '.join(missing)}; expected {', '.join(INDEX_COLUMNS)}"
+        raise InputError(message)
+    if len(images) != len(index):
+        message = (
+            f"{path}: the array has {len(images)} images but the index has {len(index)} rows; "
+            "remove the folder and run the stage that makes it again"
+        )
+        raise InputError(message)
+
+
+def no_rejects() -> pd.DataFrame:
+    """An empty table of rejects."""
+    return pd.DataFrame({column: pd.Series(dtype="str") for column in REJECT_COLUMNS})

@@ -1,0 +1,101 @@
+"""Model folders: ``networks.safetensors`` (no pickle), ``run.json``, ``history.parquet``, ``validation.parquet``.
+
+Tensors are named ``seed<k>/<network>/<parameter>``.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from pipeline.core.errors import InputError
+from pipeline.core.files import write_text
+
+NETWORKS_FILE = "networks.safetensors"
+RUN_FILE = "run.json"
+
+
+def named_tensors(prefix: str, network: nn.Module) -> dict[str, torch.Tensor]:
+    """The network's parameters on the CPU, in fp32, under ``prefix/``."""
+    return {f"{prefix}/{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def load_into(network: nn.Module, tensors: dict[str, torch.Tensor], prefix: str, where: Path) -> None:
+    """Copy the tensors under ``prefix/`` into a network.
+
+    Raises
+    ------
+    InputError
+        If a tensor is missing, superfluous or of another shape: the file belongs to another network.
+    """
+    found = {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+    expected = network.state_dict()
+    differences = [
+        f"{name}: expected {_shape(expected.get(name))}, found {_shape(found.get(name))}"
+        for name in sorted({*expected, *found})
+        if _shape(expected.get(name)) != _shape(found.get(name))
+    ]
+    if differences:
+        message = (
+            f"{where}: '{prefix}' is not this network ({len(differences)} tensors differ; first {differences[0]}); "
+            "the params ask for another architecture or width than the file was made with: run dvc repro"
+        )
+        raise InputError(message)
+    network.load_state_dict(found)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "no such tensor" if tensor is None else "x".join(map(str, tensor.shape))
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        message = f"{path}: missing; run the stage that makes this model (dvc repro)"
+        raise InputError(message) from error
+    except safetensors.SafetensorError as error:
+        message = f"{path}: not a whole safetensors file ({error}); remove it and run dvc repro"
+        raise InputError(message) from error
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], note: str = "") -> None:
+    """Write a safetensors file; ``note`` is the one metadata entry (several would make the bytes vary)."""
+    metadata = {"note": note} if note else None
+    path.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
+
+
+def read_note(path: Path) -> str:
+    """The metadata entry that :func:`write_tensors` wrote."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("note", "")
+
+
+def write_run(path: Path, run: dict[str, Any]) -> None:
+    """Write ``run.json``: params in force, set used, steps, precision. No time, no host, no path."""
+    write_text(path, json.dumps(run, indent=2, sort_keys=True) + "\n")
+
+
+def read_run(model: Path) -> dict[str, Any]:
+    """Read a model folder's ``run.json``."""
+    try:
+        return json.loads((model / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        message = f"{model}/{RUN_FILE}: missing; run the stage that makes this model (dvc repro)"
+        raise InputError(message) from error
+
+
+def seeds(tensors: dict[str, torch.Tensor]) -> list[int]:
+    """The seeds whose networks a model folder holds, ascending."""
+    return sorted({int(name.partition("/")[0].removeprefix("seed")) for name in tensors})

@@ -1,0 +1,124 @@
+"""Save and restore a training run exactly: a resumed run ends in the same bytes as an unbroken one."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from pipeline.core.errors import InputError
+from pipeline.core.files import whole_file
+from pipeline.models.store import load_into, named_tensors, read_note, read_tensors, write_tensors
+from pipeline.training.updates import Networks
+
+SECONDS_BETWEEN = 45.0
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """All that one seed's training carries from step to step."""
+
+    networks: Networks
+    step: int = 0
+    best: dict[str, torch.Tensor] = field(default_factory=dict)  # both networks at the chosen epoch
+    history: list[dict[str, float]] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)  # since the last row of the history
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, network: str, values: torch.Tensor) -> None:
+        """Add one update's numbers (see ``updates``) to the running sums, without waiting for the device."""
+        self.sums[network] = self.sums[network] + values.double() if network in self.sums else values.double()
+        self.counts[network] = self.counts.get(network, 0) + 1
+
+    def log(self, *, seed: int, epoch: int, learning_rate: float) -> None:
+        """Turn the sums into a row of means: a network that had no update since the last row gets NaN."""
+        nan = float("nan")
+        d_loss, d_real, d_fake = self._mean("d") or [nan] * 3
+        (g_loss,) = self._mean("g") or [nan]
+        self.history.append(
+            {"seed": seed, "step": self.step, "epoch": epoch, "learning_rate": learning_rate, "d_loss": d_loss,
+             "g_loss": g_loss, "d_real": d_real, "d_fake": d_fake}
+        )  # fmt: skip
+        self.sums.clear()
+        self.counts.clear()
+
+    def _mean(self, network: str) -> list[float] | None:
+        return (self.sums[network] / self.counts[network]).tolist() if network in self.sums else None
+
+
+class CheckpointClock:
+    """Says when a checkpoint is due, so that a kill loses less than a minute."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """True once every ``SECONDS_BETWEEN`` seconds."""
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN:
+            return False
+        self._last = now
+        return True
+
+
+def save(path: Path, state: RunState) -> None:
+    """Replace the checkpoint by the present state; a kill at any moment leaves the old one or the new one."""
+    networks = state.networks
+    tensors = {f"best/{name}": tensor for name, tensor in state.best.items()}
+    tensors |= {f"sums/{name}": tensor.cpu() for name, tensor in state.sums.items()}
+    for name in ("generator", "discriminator"):
+        tensors |= named_tensors(name, getattr(networks, name))
+        tensors |= _adam_tensors(f"{name}_adam", getattr(networks, f"{name}_adam"))
+    plain = {"step": state.step, "history": state.history, "validation": state.validation, "counts": state.counts}
+    with whole_file(path) as partial:
+        write_tensors(partial, tensors, note=json.dumps(plain))
+
+
+def restore(path: Path, state: RunState) -> None:
+    """Bring a freshly initialised state to the checkpoint's, if there is one.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint is of another network or damaged.
+    """
+    if not path.exists():
+        return
+    tensors = read_tensors(path)
+    networks = state.networks
+    for name in ("generator", "discriminator"):
+        load_into(getattr(networks, name), tensors, name, path)
+        _restore_adam(getattr(networks, f"{name}_adam"), tensors, f"{name}_adam")
+    try:
+        plain = json.loads(read_note(path))
+        state.step = plain["step"]
+        state.history, state.validation, state.counts = plain["history"], plain["validation"], plain["counts"]
+    except (ValueError, KeyError) as error:
+        message = f"{path}: not a training checkpoint ({error}); remove it and run the stage again"
+        raise InputError(message) from error
+    device = next(networks.generator.parameters()).device
+    state.best = _under("best", tensors)
+    state.sums = {name: tensor.to(device) for name, tensor in _under("sums", tensors).items()}
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def _adam_tensors(prefix: str, adam: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    return {
+        f"{prefix}/{number}/{key}": value.detach().cpu().contiguous()
+        for number, values in adam.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def _restore_adam(adam: torch.optim.Adam, tensors: dict[str, torch.Tensor], prefix: str) -> None:
+    """Moments and step counts; rates and betas stay those of the params."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _under(prefix, tensors).items():
+        number, key = name.split("/")
+        state.setdefault(int(number), {})[key] = value
+    adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
