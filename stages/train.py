@@ -4,14 +4,13 @@ import functools
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.core import compute, params, stage
-from pipeline.core.files import whole_directory, whole_file
+from pipeline.core import compute, params, records, stage
 from pipeline.core.scratch import scratch
 from pipeline.core.store import open_set
 from pipeline.evaluation.digits import validation_score
 from pipeline.models import store
-from pipeline.training.curves import training_curves
 from pipeline.training import adversarial
+from pipeline.training.curves import training_curves
 
 
 def main(params_file: Path, name: str, images: Path, out: Path, curves: Path) -> None:
@@ -22,25 +21,28 @@ def main(params_file: Path, name: str, images: Path, out: Path, curves: Path) ->
     image_set = open_set(images)
     validation = image_set.rows("validation")
     score = functools.partial(
-        validation_score, images=image_set.images[validation], labels=image_set.labels(validation),
-        z_dim=run.architecture.z_dim, sizes=run.selection.n_images, batch_size=run.selection.batch_size, compute=machine,
-    )  # fmt: skip
-    with scratch(stage.name(f"train@{name}"), script=Path("stages/train.py"), data=[images],
-                 run=run, compute=machine) as folder:  # fmt: skip
+        validation_score,
+        images=image_set.images[validation],
+        labels=image_set.labels(validation),
+        z_dim=run.architecture.z_dim,
+        sizes=run.selection.n_images,
+        batch_size=run.selection.batch_size,
+        compute=machine,
+    )
+    with scratch(
+        stage.name(f"train@{name}"), script=Path("stages/train.py"), data=[images], run=run, compute=machine
+    ) as folder:
         trained = adversarial.train(image_set, run, machine, folder, score)
-        with whole_directory(out) as partial, whole_file(curves) as curves_partial:
-            store.write_tensors(partial / store.NETWORKS_FILE, trained.tensors)
-            trained.history.to_parquet(partial / "history.parquet", index=False)
-            trained.validation.to_parquet(partial / "validation.parquet", index=False)
-            store.write_run(
-                partial / store.RUN_FILE,
-                {
-                    "run": name, "params": asdict(run), "compute": asdict(machine), "steps": trained.steps,
-                    "precision": compute.precision_in_force(machine),
-                    "instruction_set": compute.instruction_set(machine.device), "n_images": len(image_set.rows("train")),
-                },
-            )  # fmt: skip
-            training_curves(trained.history).to_csv(curves_partial, index=False, lineterminator="\n")
+        record = {
+            "run": name,
+            "params": asdict(run),
+            "steps": trained.steps,
+            "n_images": len(image_set.rows("train")),
+            **compute.record(machine),
+        }
+        tables = {"history": trained.history, "validation": trained.validation}
+        store.write_model(out, trained.tensors, record, tables)
+        records.write_csv(curves, training_curves(trained.history))
 
 
 if __name__ == "__main__":

@@ -32,14 +32,16 @@ def set_up(compute: Compute) -> None:
     import torch
 
     if compute.device == "cuda" and not torch.cuda.is_available():
-        message = "params, compute.device: 'cuda' was asked for, but torch finds no GPU; write cpu, or install the driver"
+        message = (
+            "params, compute.device: 'cuda' was asked for, but torch finds no GPU; write cpu, or install the driver"
+        )
         raise InputError(message)
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(mode=True)
-    # A debugging aid that comes with the line above: every empty tensor would be filled, a quarter of the training time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    # A debugging aid that comes with the line above; filling every empty tensor took a quarter of the training time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def bf16_is_native(device: str) -> bool:
@@ -74,6 +76,18 @@ def instruction_set(device: str) -> str:
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
         return f"cuda-{major}.{minor}"
-    kind = torch.backends.cpu.get_cpu_capability().lower()
-    return "+".join([kind, *(["amx"] if torch.cpu.get_capabilities().get("amx_tile") else []),
-                     *(["bf16"] if bf16_is_native("cpu") else [])])
+    capabilities = torch.cpu.get_capabilities()
+    parts = [torch.backends.cpu.get_cpu_capability().lower()]
+    parts += ["amx"] if capabilities.get("amx_tile") else []
+    parts += ["bf16"] if bf16_is_native("cpu") else []
+    return "+".join(parts)
+
+
+def record(compute: Compute) -> dict[str, str | int]:
+    """What a run's record says of the machine: all that decides the bytes."""
+    return {
+        "device": compute.device,
+        "threads": compute.threads,
+        "precision": precision_in_force(compute),
+        "instruction_set": instruction_set(compute.device),
+    }

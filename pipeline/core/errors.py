@@ -4,5 +4,5 @@
 class InputError(Exception):
     """Something the user gave is wrong: says where, what was found, what was expected and what to do.
 
-    A stage prints the sentence and exits with status 1; any other exception is a defect of ours and keeps its traceback.
+    A stage prints the sentence and exits with status 1; any other exception is a defect of ours, with its traceback.
     """

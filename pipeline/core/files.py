@@ -1,7 +1,7 @@
 """Outputs appear whole or not at all: written under a temporary name beside their place, then renamed."""
 
 import errno
-import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,14 +41,14 @@ def whole_file(out: Path) -> Iterator[Path]:
         _remove(partial)
         try:
             yield partial
-            os.replace(partial, out)
+            partial.replace(out)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
 
 
 def write_text(out: Path, text: str) -> None:
-    """Write a small text file whole, with ``\\n`` line ends on every platform."""
+    """Write a small text file whole, with Unix line ends on every platform."""
     with whole_file(out) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
@@ -78,6 +78,8 @@ def os_error_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     text = str(error)
+    if isinstance(error, OSError) and re.search(r"requested and \d+ written|Not enough free space", text):
+        return errno.ENOSPC  # NumPy's tofile sets no errno
     for number in _CAUSES:
         if f"os error {number})" in text:
             return number

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
+import numpy as np
 import pydantic.dataclasses
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.core.errors import InputError
 
@@ -21,9 +22,9 @@ Section = TypeVar("Section")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def section(cls: type[Section]) -> type[Section]:
-    """Declare a params section: a frozen, keyword-only dataclass whose fields are checked strictly and have no defaults."""
-    config = ConfigDict(strict=True, extra="forbid")
-    return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=config)
+    """Declare a params section: a frozen, keyword-only dataclass; fields are checked strictly and have no defaults."""
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=config)  # pyright: ignore[reportReturnType]
 
 
 def read(params_file: Path) -> dict[str, Any]:
@@ -36,14 +37,20 @@ def read(params_file: Path) -> dict[str, Any]:
     """
     try:
         text = params_file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         message = f"{params_file}: no such params file; run from the project's root"
+        raise InputError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"{params_file}: not valid UTF-8: {error.reason} at byte {error.start}"
         raise InputError(message) from error
     try:
         values = YAML(typ="safe").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         message = f"{params_file}, line {line}: not valid YAML: {error.problem}"
+        raise InputError(message) from error
+    except YAMLError as error:  # such as a control character
+        message = f"{params_file}: not valid YAML: {error}"
         raise InputError(message) from error
     if not isinstance(values, dict):
         message = f"{params_file}: expected a mapping of sections, found {type(values).__name__}"
@@ -70,12 +77,12 @@ def load(params_file: Path, section_class: type[Section], own: str, *, shared: s
     home: dict[str, str] = {}  # where each key was read, for the message
     for address in filter(None, (shared, own)):
         found = _lookup(values, address, params_file)
-        for key, value in found.items():
-            if address == shared and key == _child(own, shared):
+        for key, value in ((str(key), value) for key, value in found.items()):
+            if shared and address == shared and key == _child(own, shared):
                 continue  # the container of the runs themselves
             merged[key] = value
             home[key] = f"{address}.{key}"
-    return _validate(section_class, merged, params_file, own, home)
+    return _validate(section_class, merged, params_file, own, home, shared)
 
 
 def _child(own: str, shared: str) -> str:
@@ -100,20 +107,25 @@ def _lookup(values: Mapping[str, Any], address: str, params_file: Path) -> Mappi
 
 
 def _validate(
-    section_class: type[Section], merged: dict[str, Any], params_file: Path, own: str, home: dict[str, str]
+    section_class: type[Section],
+    merged: dict[str, Any],
+    params_file: Path,
+    own: str,
+    home: dict[str, str],
+    shared: str | None,
 ) -> Section:
     try:
         # As JSON, because strict Python mode would refuse a dict where a nested section is expected.
         return TypeAdapter(section_class).validate_json(json.dumps(merged, default=str))
     except ValidationError as error:
         lines = [
-            f"{params_file}, {_say(problem, section_class, own, home)}"
+            f"{params_file}, {_say(problem, section_class, own, home, shared)}"
             for problem in error.errors(include_url=False)
         ]
     raise InputError("\n".join(lines))
 
 
-def _say(problem: Any, section_class: type, own: str, home: dict[str, str]) -> str:
+def _say(problem: Any, section_class: type, own: str, home: dict[str, str], shared: str | None) -> str:
     *outer, key = [str(part) for part in problem["loc"]] or [own]
     place = ".".join([home.get(outer[0], f"{own}.{outer[0]}"), *outer[1:]]) if outer else own
     fields = _fields(section_class, problem["loc"][:-1])
@@ -121,7 +133,8 @@ def _say(problem: Any, section_class: type, own: str, home: dict[str, str]) -> s
         where = home[key].rpartition(".")[0] if not outer else place
         return f"{where}: unknown key '{key}'; expected {', '.join(sorted(fields))}"
     if problem["type"].startswith("missing"):
-        return f"{place}: missing key '{key}'; expected {', '.join(sorted(fields))}"
+        either = f" (or {shared}, for all runs)" if shared and not outer else ""
+        return f"{place}{either}: missing key '{key}'; expected {', '.join(sorted(fields))}"
     where = f"{place}.{key}" if outer else home.get(key, place)
     found = problem["input"]
     hint = ""
@@ -135,7 +148,7 @@ def _number_hint(found: str) -> str:
         number = float(found)
     except ValueError:
         return ""
-    plain = format(number, ".12f").rstrip("0").rstrip(".")
+    plain = np.format_float_positional(number, trim="-")
     return f", which is text, not a number; write {plain} without quotes"
 
 

@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -24,9 +25,13 @@ class Progress:
         self._bar: RichProgress | None = None
         if sys.stderr.isatty():
             self._bar = RichProgress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-            )  # fmt: skip
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
             self._task = self._bar.add_task(what, total=total, completed=done, rate="")
 
     def __enter__(self) -> Self:
@@ -34,8 +39,11 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
+            self._bar.update(self._task, completed=self._done)
             self._bar.stop()
         elif kind is None and time.monotonic() - self._started > SECONDS_BETWEEN_LINES:
             self._say()
@@ -57,8 +65,6 @@ class Progress:
 
     def _say(self) -> None:
         rate = self._rate()
-        left = (self._total - self._done) / rate if rate else float("inf")
-        print(
-            f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.1f} a second, {left / 60:.1f} min left",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        minutes = (self._total - self._done) / rate / 60 if rate else float("inf")
+        count = f"{self._done:,} of {self._total:,} {self._unit}"
+        print(f"{self._what}: {count}, {rate:,.1f} a second, {minutes:.1f} min left", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """A crash-safe working folder, keyed by all that decides the result: params, code and data.
 
-A stage that was killed finds its checkpoints again; one whose params, code or data changed starts afresh. The folder goes
-away on success, so that ``dvc repro --force`` really runs again.
+A stage that was killed finds its checkpoints again; one whose params, code or data changed starts afresh. The folder
+goes away on success, so that ``dvc repro --force`` really runs again.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from pipeline.core.source_code import fingerprint, imported_files
 
 
 def scratch_root() -> Path:
-    """Where scratch folders lie: ``GAN_SCRATCH``, else ``.work`` of the main checkout (shared by ``dvc exp`` copies)."""
+    """Where scratch folders lie: ``GAN_SCRATCH``, else ``.work`` of the main checkout (``dvc exp`` copies share it)."""
     return Path(os.environ.get("GAN_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".work")
 
 

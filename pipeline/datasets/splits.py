@@ -38,7 +38,9 @@ def stratified_split(
         for label in np.unique(labels):
             mine = order[labels[order] == label]
             rank[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
-        order = order[np.argsort(rank[order], kind="stable")]
+        order = order[
+            np.lexsort((labels[order], rank[order]))
+        ]  # ties by class: each round visits them in the same order
     split = np.empty(len(labels), dtype=object)
     split[order] = np.repeat(list(sizes), list(sizes.values()))
     return split

@@ -70,7 +70,9 @@ def classify_by_samples(
     """
     uneven = [size for size in sizes if size % batch_size]
     if uneven or sorted(set(sizes)) != sizes:
-        message = f"params: numbers of generated images must ascend in multiples of batch_size {batch_size}, found {sizes}"
+        message = (
+            f"params: numbers of generated images must ascend in multiples of batch_size {batch_size}, found {sizes}"
+        )
         raise InputError(message)
     search = NeighbourSearch(task.test_images, compute)
     rows: list[dict[str, float]] = []
@@ -80,9 +82,15 @@ def classify_by_samples(
         search.restore(state)
     clock = CheckpointClock()
     batches = sample_batches(
-        task.generator, z_dim=task.z_dim, seed=task.seed, stream=task.stream, batch_size=batch_size,
-        first=search.seen // batch_size, last=sizes[-1] // batch_size, compute=compute,
-    )  # fmt: skip
+        task.generator,
+        z_dim=task.z_dim,
+        seed=task.seed,
+        stream=task.stream,
+        batch_size=batch_size,
+        first=search.seen // batch_size,
+        last=sizes[-1] // batch_size,
+        compute=compute,
+    )
     with Progress(task.stream, total=sizes[-1], unit="images", done=search.seen) as progress:
         for samples in _in_blocks(batches):
             # a block may reach over a size of the curve: the search takes it in parts
@@ -134,35 +142,17 @@ def classify_by_images(
     return pd.DataFrame([_row(search, test_labels)])
 
 
-FIGURE_COLUMNS = 7  # Figure 9: ten rows of digits, seven of each
-
-
-def first_of_each_class(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The first seven images of every class, class by class: chosen by their order, never by hand.
-
-    uint8 (n, H, W, C) -> uint8 (70, H, W, C).
-    """
-    return np.concatenate([images[np.flatnonzero(labels == label)[:FIGURE_COLUMNS]] for label in range(CLASSES)])
-
-
-def first_samples(task: SearchTask, batch_size: int, compute: Compute) -> np.ndarray:
-    """The first seven samples of every class of the stream that the search saw; uint8 (70, H, W, C)."""
-    n_batches = -(-FIGURE_COLUMNS * CLASSES // batch_size)
-    samples = _joined(
-        list(
-            sample_batches(
-                task.generator, z_dim=task.z_dim, seed=task.seed, stream=task.stream, batch_size=batch_size,
-                first=0, last=n_batches, compute=compute,
-            )
-        )
-    )  # fmt: skip
-    return first_of_each_class(samples.images, samples.labels)
-
-
 def validation_score(
-    generator: nn.Module, seed: int, *, images: np.ndarray, labels: np.ndarray, z_dim: int, sizes: list[int],
-    batch_size: int, compute: Compute,
-) -> list[ValidationScore]:  # fmt: skip
+    generator: nn.Module,
+    seed: int,
+    *,
+    images: np.ndarray,
+    labels: np.ndarray,
+    z_dim: int,
+    sizes: list[int],
+    batch_size: int,
+    compute: Compute,
+) -> list[ValidationScore]:
     """Score a generator in training on validation digits; every epoch sees the same z, which lowers the variance."""
     task = SearchTask(
         test_images=images, test_labels=labels, generator=generator, z_dim=z_dim, seed=seed, stream="validation"
@@ -193,5 +183,8 @@ def _tensor_of(rows: list[dict[str, float]]) -> torch.Tensor:
 
 
 def _rows_of(tensor: torch.Tensor) -> list[dict[str, float]]:
-    rows = [dict(zip(_COLUMNS, values, strict=True)) for values in tensor.tolist()]
-    return [row | {key: int(row[key]) for key in _COLUMNS[:3]} for row in rows]
+    rows: list[dict[str, float]] = []
+    for n_images, n_test, n_wrong, *numbers in tensor.tolist():
+        counts = [int(n_images), int(n_test), int(n_wrong)]
+        rows.append(dict(zip(_COLUMNS, [*counts, *numbers], strict=True)))
+    return rows

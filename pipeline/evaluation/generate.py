@@ -32,7 +32,15 @@ def balanced_labels(n: int) -> np.ndarray:
 
 
 def sample_batches(
-    generator: nn.Module, *, z_dim: int, seed: int, stream: str, batch_size: int, first: int, last: int, compute: Compute
+    generator: nn.Module,
+    *,
+    z_dim: int,
+    seed: int,
+    stream: str,
+    batch_size: int,
+    first: int,
+    last: int,
+    compute: Compute,
 ) -> Iterator[Samples]:
     """Batches ``first`` to ``last - 1`` of an endless stream; batch i is the same whatever came before it.
 

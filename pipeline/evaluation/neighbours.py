@@ -62,7 +62,9 @@ class NeighbourSearch:
         self._index = torch.full((len(queries),), -1, dtype=torch.int64, device=self._device)
         self._label = torch.full((len(queries),), -1, dtype=torch.int64, device=self._device)
         self.seen = 0
-        self._scores: dict[tuple[int, int], torch.Tensor] = {}  # two buffers reused: fresh pages cost more than the sums
+        self._scores: dict[
+            tuple[int, int], torch.Tensor
+        ] = {}  # two buffers reused: fresh pages cost more than the sums
 
     def add(self, candidates: np.ndarray, labels: np.ndarray) -> None:
         """Compare the next candidates of the stream, uint8 (m, ...), with all queries."""
@@ -97,7 +99,8 @@ class NeighbourSearch:
             return torch.mm(queries, block.t()).to(torch.int32)
         if shape not in self._scores:
             self._scores[shape] = torch.empty(shape, dtype=torch.int32, device=self._device)
-        return torch._int_mm(queries, block.t(), out=self._scores[shape])
+        out = self._scores[shape]
+        return torch._int_mm(queries, block.t(), out=out)  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
 
     def result(self) -> Neighbours:
         """The nearest candidates seen so far."""
@@ -113,8 +116,12 @@ class NeighbourSearch:
     def state(self) -> dict[str, torch.Tensor]:
         """All that a resumed search needs, copied."""
         seen = torch.tensor(self.seen, dtype=torch.int64)
-        return {"best": self._best.cpu().clone(), "index": self._index.cpu().clone(),
-                "label": self._label.cpu().clone(), "seen": seen}  # fmt: skip
+        return {
+            "best": self._best.cpu().clone(),
+            "index": self._index.cpu().clone(),
+            "label": self._label.cpu().clone(),
+            "seen": seen,
+        }
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Continue from a :meth:`state` of a search for the same queries."""

@@ -9,7 +9,7 @@ ALIGNED_CHANNELS = 16
 
 
 class BatchNorm(nn.Module):
-    """Normalise each channel (or unit) by mean and biased variance of this batch: no gain, no shift, no running average.
+    """Normalise each channel or unit by mean and biased variance of this batch: no gain, no shift, no running average.
 
     DCGAN's MNIST networks did better without gain and shift (paper, appendix); no DCGAN network keeps running
     statistics. ``eps`` is the authors' 1e-8; bf16 activations need 1e-5.

@@ -26,11 +26,11 @@ class Conditional(nn.Module):
         return x
 
 
-class Logits(nn.Linear):
+class Logits(Linear):
     """Last layer of a discriminator; the loss and the sigmoid are computed in fp32."""
 
     def __init__(self, n_in: int) -> None:
-        super().__init__(n_in, 1, bias=False)
+        super().__init__(n_in, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, n_in) -> fp32 logits (B, 1)."""

@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 from pipeline.core.errors import InputError
-from pipeline.core.files import write_text
+from pipeline.core.files import whole_directory
 
 NETWORKS_FILE = "networks.safetensors"
 RUN_FILE = "run.json"
@@ -82,9 +83,22 @@ def read_note(path: Path) -> str:
         return (file.metadata() or {}).get("note", "")
 
 
-def write_run(path: Path, run: dict[str, Any]) -> None:
-    """Write ``run.json``: params in force, set used, steps, precision. No time, no host, no path."""
-    write_text(path, json.dumps(run, indent=2, sort_keys=True) + "\n")
+def write_model(
+    out: Path, tensors: dict[str, torch.Tensor], run: dict[str, Any], tables: dict[str, pd.DataFrame]
+) -> None:
+    """Write a model folder whole.
+
+    Parameters
+    ----------
+    tensors : named ``seed<k>/<network>/<parameter>``
+    run : params in force, set used, steps, precision; no time, no host, no path
+    tables : each becomes ``NAME.parquet``
+    """
+    with whole_directory(out) as partial:
+        write_tensors(partial / NETWORKS_FILE, tensors)
+        (partial / RUN_FILE).write_text(json.dumps(run, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, table in tables.items():
+            table.to_parquet(partial / f"{name}.parquet", index=False)
 
 
 def read_run(model: Path) -> dict[str, Any]:
@@ -99,3 +113,13 @@ def read_run(model: Path) -> dict[str, Any]:
 def seeds(tensors: dict[str, torch.Tensor]) -> list[int]:
     """The seeds whose networks a model folder holds, ascending."""
     return sorted({int(name.partition("/")[0].removeprefix("seed")) for name in tensors})
+
+
+def read_epochs(model: Path, seed: int) -> dict[str, int]:
+    """The epoch that each generator of a seed stands for: ``generator`` (chosen by validation), ``generator_last``."""
+    validation = pd.read_parquet(model / "validation.parquet")
+    mine = validation[validation["seed"] == seed]
+    return {
+        "generator": int(mine.loc[mine["chosen"], "epoch"].iloc[0]),
+        "generator_last": int(mine["epoch"].max()),
+    }

@@ -107,18 +107,14 @@ def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path, score:
         history += state.history
         validation += [row | {"chosen": best is not None and row["epoch"] == best["epoch"]} for row in state.validation]
         steps = state.step
-    return Trained(
-        tensors=tensors, history=pd.DataFrame(history), validation=pd.DataFrame(validation), steps=steps
-    )
+    return Trained(tensors=tensors, history=pd.DataFrame(history), validation=pd.DataFrame(validation), steps=steps)
 
 
 def train_seed(
     image_set: ImageSet, run: Run, compute: Compute, seed: int, checkpoint_file: Path, score: ScoreFunction
 ) -> RunState:
     """Train one seed; the state is saved at least once a minute and at the end."""
-    batches = Batches(
-        image_set, "train", classes=CLASSES, batch_size=run.batch_size, seed=seed, device=compute.device
-    )
+    batches = Batches(image_set, "train", classes=CLASSES, batch_size=run.batch_size, seed=seed, device=compute.device)
     state = RunState(networks=initial_networks(run, compute, seed))
     restore(checkpoint_file, state)
     clock = CheckpointClock()
@@ -141,9 +137,7 @@ def train_seed(
     return state
 
 
-def training_step(
-    state: RunState, run: Run, compute: Compute, batches: Batches, seed: int, step: int
-) -> None:
+def training_step(state: RunState, run: Run, compute: Compute, batches: Batches, seed: int, step: int) -> None:
     """``alternate``: G alone on even steps, D alone on odd ones (authors' code); ``both``: D, then G, on each batch."""
     networks, context = state.networks, autocast(compute)
     batch = batches.batch(step)
@@ -195,10 +189,15 @@ def initial_networks(run: Run, compute: Compute, seed: int) -> Networks:
 def consider(state: RunState, scores: list[ValidationScore], *, seed: int, epoch: int) -> None:
     """Record the validation scores of an epoch, and keep its networks if they are the best so far."""
     rows = [
-        {"seed": seed, "epoch": epoch, "n_images": s.n_images, "error_percent": s.error_percent,
-         "mean_distance": s.mean_distance}
+        {
+            "seed": seed,
+            "epoch": epoch,
+            "n_images": s.n_images,
+            "error_percent": s.error_percent,
+            "mean_distance": s.mean_distance,
+        }
         for s in scores
-    ]  # fmt: skip
+    ]
     state.validation += rows
     if min(state.validation, key=_by_largest_search)["epoch"] == epoch:
         state.best = named_tensors("generator", state.networks.generator)

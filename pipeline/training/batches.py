@@ -44,7 +44,9 @@ class Batches:
             self._epoch = epoch
         chosen = self._order[position * self._batch_size : (position + 1) * self._batch_size]
         images = self._set.images[self._rows[chosen]]
-        return Batch(images=to_unit(images, self._device), labels=one_hot(self._labels[chosen], self._classes, self._device))
+        return Batch(
+            images=to_unit(images, self._device), labels=one_hot(self._labels[chosen], self._classes, self._device)
+        )
 
 
 def one_hot(labels: np.ndarray, classes: int, device: str) -> torch.Tensor:

@@ -38,9 +38,17 @@ class RunState:
         d_loss, d_real, d_fake = self._mean("d") or [nan] * 3
         (g_loss,) = self._mean("g") or [nan]
         self.history.append(
-            {"seed": seed, "step": self.step, "epoch": epoch, "learning_rate": learning_rate, "d_loss": d_loss,
-             "g_loss": g_loss, "d_real": d_real, "d_fake": d_fake}
-        )  # fmt: skip
+            {
+                "seed": seed,
+                "step": self.step,
+                "epoch": epoch,
+                "learning_rate": learning_rate,
+                "d_loss": d_loss,
+                "g_loss": g_loss,
+                "d_real": d_real,
+                "d_fake": d_fake,
+            }
+        )
         self.sums.clear()
         self.counts.clear()
 

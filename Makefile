@@ -1,0 +1,74 @@
+# One command for each thing that people do here. Everything is installed into .venv, once: a stamp file in it is newer
+# than pyproject.toml and constraints.txt. Variables: PYTHON (3.11 or newer), PIP_ARGS (more arguments for pip install).
+PYTHON ?= python3
+PIP_ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install -c constraints.txt $(PIP_ARGS)
+DEPENDENCIES := pyproject.toml constraints.txt
+# Stages call `python`, and DVC runs them in $SHELL, which need not be a POSIX shell.
+ENVIRONMENT := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SHELL=/bin/sh
+
+.PHONY: help repro verify verify-lock prune-lock profiles status test bench clean tools
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
+	@echo 'Variables: PYTHON=python3.12 picks the interpreter, PIP_ARGS="..." goes to pip install.'
+
+repro: $(VENV)/.installed  ## regenerate every embedded table and figure (what is up to date is not run again)
+	@$(ENVIRONMENT) $(RUN) -m dvc --wait-for-lock repro dvc.yaml
+	@$(RUN) -m pipeline.project.cli after-repro || true
+
+verify: $(VENV)/.installed  ## rerun the embedded graph from nothing in a temporary clone, and compare
+	@$(RUN) -m pipeline.project.cli verify
+
+verify-lock: $(VENV)/.installed  ## are the dvc.lock files up to date? needs neither data nor cache
+	@$(RUN) -m pipeline.project.cli verify-lock
+
+prune-lock: $(VENV)/.installed  ## drop the entries of removed stages from the dvc.lock files
+	@$(RUN) -m pipeline.project.cli prune-lock
+
+profiles: $(VENV)/.installed  ## regenerate profiles/*/dvc.yaml from the root's
+	@$(RUN) -m pipeline.project.cli profiles
+
+status: $(VENV)/.installed  ## how long each stage took when it last ran
+	@$(RUN) -m pipeline.project.cli status
+
+test: $(VENV)/.installed-test  ## format, lint, types and tests
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(ENVIRONMENT) $(RUN) -m pyright
+	$(ENVIRONMENT) $(RUN) -m pytest
+
+bench: $(VENV)/.installed-bench  ## speed, as ratios against the usual tools, measured in one run
+	$(RUN) -m benchmarks.bench_neighbours
+	$(RUN) -m benchmarks.bench_training
+
+clean:  ## remove what the tools cached; never data, the environment or the DVC cache
+	rm -rf .pytest_cache .ruff_cache .hypothesis dvc_plots .work/verify build dist
+	find pipeline stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: $(DEPENDENCIES) | tools
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(DEPENDENCIES) | tools
+	$(PIP) -e '.[test]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: $(DEPENDENCIES) | tools
+	$(PIP) -e '.[test,bench]'
+	@touch $(VENV)/.installed $(VENV)/.installed-test $@
+
+# Git, a Python that is new enough, and the environment itself.
+tools:
+	@command -v git >/dev/null || { echo 'error: git was not found; install it: DVC keeps the reports in Git' >&2; exit 1; }
+	@python='$(RUN)'; [ -x "$$python" ] || python='$(PYTHON)'; \
+	command -v "$$python" >/dev/null || { \
+	  echo "error: $$python was not found; install Python 3.11 or newer, or name it: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $$python is $$("$$python" --version 2>&1); Python 3.11 or newer is needed: make PYTHON=/path/to/python" \
+	    '(remove .venv first if it is that one)' >&2; exit 1; }
+	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv $(VENV)

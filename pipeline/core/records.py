@@ -1,0 +1,138 @@
+"""Typed result rows of a table, and their three forms: CSV, Markdown and the metrics JSON that DVC compares."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from pipeline.core.files import whole_file, write_text
+
+DIGITS = 6  # significant digits of a stored number
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One cell of a published table: what the paper printed, and what was measured here.
+
+    Attributes
+    ----------
+    kind : ``ours`` is regenerated, ``published`` only quoted, ``extra`` our own addition
+    paper, paper_spread : as printed; None where the paper has none
+    measured : mean over ``n_seeds``; None needs a ``note`` saying why, unless the row is only quoted
+    spread : sample standard deviation over what ``spread_over`` names
+    comparable : ``yes``, ``reduced`` (the note says how) or ``no``
+    """
+
+    row: str
+    column: str
+    unit: str
+    kind: Literal["ours", "published", "extra"]
+    paper: float | None
+    paper_spread: float | None
+    measured: float | None
+    spread: float | None
+    spread_over: str
+    n_seeds: int | None
+    n_images: int | None
+    n_labels: int | None
+    dataset: str
+    source: str
+    comparable: str
+    note: str
+
+    def __post_init__(self) -> None:
+        if self.kind == "ours" and self.measured is None and not self.note:
+            message = f"row '{self.row}', column '{self.column}': nothing was measured and no note says why"
+            raise ValueError(message)
+        if self.kind == "published" and self.paper is None:
+            message = f"row '{self.row}', column '{self.column}': a published row without the published number"
+            raise ValueError(message)
+
+
+COLUMNS = tuple(field.name for field in fields(ResultRow))
+
+
+def to_frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """One line a row, columns in the order of the contract; absent numbers stay empty."""
+    frame = pd.DataFrame(
+        [[getattr(row, name) for name in COLUMNS] for row in rows], columns=list(COLUMNS), dtype=object
+    )
+    for name in ("n_seeds", "n_images", "n_labels"):
+        frame[name] = frame[name].astype("Int64")
+    for name in ("paper", "paper_spread", "measured", "spread"):
+        frame[name] = frame[name].astype("float64")
+    return frame
+
+
+def write_csv(out: Path, frame: pd.DataFrame) -> None:
+    """Write a frame as CSV: six significant digits, Unix line ends, no index."""
+    with whole_file(out) as partial:
+        frame.to_csv(partial, index=False, lineterminator="\n", float_format=f"%.{DIGITS}g")
+
+
+def write_parquet(out: Path, frame: pd.DataFrame) -> None:
+    """Write a frame as parquet, whole."""
+    with whole_file(out) as partial:
+        frame.to_parquet(partial, index=False)
+
+
+def write_metrics(out: Path, metrics: dict[str, Any]) -> None:
+    """Write nested metrics for ``dvc metrics diff``; keys must be slugs, because a dot would read as nesting."""
+    write_text(out, json.dumps(metrics, indent=2) + "\n")
+
+
+def metrics_of(rows: Sequence[ResultRow]) -> dict[str, dict[str, float]]:
+    """row -> column -> measured number; rows without one are left out."""
+    metrics: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.measured is not None:
+            metrics.setdefault(slug(row.row), {})[slug(row.column)] = _rounded(row.measured)
+    return metrics
+
+
+def slug(text: str) -> str:
+    """``DCGAN (ours)`` -> ``dcgan_ours``."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{DIGITS}g}")
+
+
+def markdown(rows: Sequence[ResultRow], title: str) -> str:
+    """The table as people read it: paper beside measured, their difference, and how the number was made."""
+    head = ["row", "column", "kind", "paper", "measured", "difference", "seeds", "images", "comparable", "note"]
+    lines = [f"# {title}", "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for row in rows:
+        difference = row.measured - row.paper if row.measured is not None and row.paper is not None else None
+        cells = [
+            row.row,
+            f"{row.column} [{row.unit}]",
+            row.kind,
+            _number(row.paper, row.paper_spread),
+            _number(row.measured, row.spread),
+            "" if difference is None else f"{difference:+.2f}",
+            "" if row.n_seeds is None else str(row.n_seeds),
+            "" if row.n_images is None else f"{row.n_images:,}",
+            row.comparable,
+            row.note,
+        ]
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _number(value: float | None, spread: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if spread is None else f"{value:.2f} ± {spread:.2f}"
+
+
+def write_table(rows: Sequence[ResultRow], title: str, *, csv: Path, md: Path, metrics: Path) -> None:
+    """Write a table in its three forms."""
+    write_csv(csv, to_frame(rows))
+    write_text(md, markdown(rows, title))
+    write_metrics(metrics, metrics_of(rows))

@@ -1,0 +1,36 @@
+"""Published numbers, each with its table and unit. ``params.yaml`` says what we run, this file what was printed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One printed number.
+
+    ``kind``: ``ours`` = the paper's authors produced it and we regenerate it; ``published`` = they quoted it.
+    """
+
+    row: str
+    column: str
+    value: float
+    spread: float | None
+    unit: str
+    kind: Literal["ours", "published"]
+    source: str
+
+
+def _table3(row: str, column: str, value: float, kind: Literal["ours", "published"], source: str) -> Published:
+    return Published(row=row, column=column, value=value, spread=None, unit="percent_error", kind=kind, source=source)
+
+
+AT_50K, AT_10M = "test_error_50k_samples", "test_error_10m_samples"
+DCGAN_TABLE3 = (
+    _table3("AlignMNIST", AT_10M, 1.4, "published", "Hauberg et al., quoted in DCGAN, Table 3"),
+    _table3("InfiMNIST", AT_10M, 2.6, "published", "Loosli et al., quoted in DCGAN, Table 3"),
+    _table3("Real Data", AT_50K, 3.1, "ours", "DCGAN, Table 3"),
+    _table3("GAN", AT_50K, 6.28, "ours", "DCGAN, Table 3"),
+    _table3("GAN", AT_10M, 5.65, "ours", "DCGAN, Table 3"),
+    _table3("DCGAN (ours)", AT_50K, 2.98, "ours", "DCGAN, Table 3"),
+    _table3("DCGAN (ours)", AT_10M, 1.48, "ours", "DCGAN, Table 3"),
+)

@@ -1,0 +1,343 @@
+"""Do the committed embedded reports come out of a run from nothing? The same bytes, or the same within a tolerance.
+
+GAN training is chaotic: another instruction set rounds otherwise, and after some thousand steps the networks differ.
+So bytes are demanded on a machine of the same kind, elsewhere every metric within three times its seed spread.
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import InputError
+from pipeline.project import lock
+
+REPORTS = Path("reports/embedded")
+PROVENANCE = Path("metrics/provenance.json")
+KEPT = Path(".work/verify")  # where a rerun that differs is kept for a look
+
+SPREADS = 3.0
+# Added to three spreads, in the unit of the metrics: three seeds estimate a spread badly, and it can be zero by chance.
+FLOORS = {
+    "dcgan_table3": 1.0,  # % of 1,000 test digits: a binomial standard error is 0.7 at 5 % error
+    "error_over_n": 3.0,  # % likewise; its spreads stand in the picture alone, and are widest at 1,000 digits
+    "dcgan_fig9": 15.0,  # % of 70 digits of one seed: the standard error of a difference is 6 at 85 %
+}
+
+Values = dict[tuple[str, ...], Any]  # (row, column) -> number
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Committed reports beside rerun ones: a line or more for each table, figure or curve."""
+
+    committed_on: str  # instruction set, or "unknown"
+    rerun_on: str
+    lines: list[str]
+    agrees: bool
+    different: list[str]  # names whose bytes differ, within the tolerance or not
+
+    @property
+    def same_machine(self) -> bool:
+        """Whether the same bytes may be demanded."""
+        return self.committed_on == self.rerun_on
+
+
+def verify(root: Path = Path()) -> Comparison:
+    """Run the embedded graph in a temporary clone with an empty cache, and compare its reports and lock with ours.
+
+    The clone is of the working tree as it stands, so that an uncommitted edit of a report is seen too.
+
+    Raises
+    ------
+    InputError
+        If this is no Git checkout, or the run fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="gan-tables-verify-") as name:
+        clone = Path(name).resolve() / "project"
+        copy_working_tree(root, clone)
+        shutil.rmtree(clone / REPORTS, ignore_errors=True)
+        (clone / "dvc.lock").unlink(missing_ok=True)
+        _rerun(clone, Path(name).resolve())
+        found = with_lock(compare(root / REPORTS, clone / REPORTS), root / "dvc.lock", clone / "dvc.lock")
+        if found.agrees:
+            return found
+        kept = root / KEPT
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(clone / REPORTS, kept / REPORTS)
+        shutil.copyfile(clone / "dvc.lock", kept / "dvc.lock")
+    return Comparison(
+        found.committed_on, found.rerun_on, [*found.lines, f"the rerun's files: {KEPT}"], found.agrees, found.different
+    )
+
+
+def copy_working_tree(root: Path, clone: Path) -> None:
+    """Clone the repository, then lay over it all files that Git tracks or would track, as they stand."""
+    _git("clone", "--quiet", "--shared", str(root.resolve()), str(clone), cwd=root)
+    listing = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=root)
+    for name in filter(None, listing.decode().split("\0")):
+        source, target = root / name, clone / name
+        if source.is_symlink() or source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+        else:
+            target.unlink(missing_ok=True)  # deleted, and not yet committed
+
+
+def _rerun(clone: Path, temporary: Path) -> None:
+    local = "[core]\n    analytics = false\n[cache]\n    dir = cache\n"  # relative to .dvc; no other cache is asked
+    (clone / ".dvc" / "config.local").write_text(local, encoding="utf-8")
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "dvc.yaml"]
+    print(f"running the embedded graph from nothing in {clone}", flush=True)
+    finished = subprocess.run(command, cwd=clone, env=_clean_environment(temporary), check=False)
+    if finished.returncode:
+        message = f"verify: `dvc repro` in a fresh clone ended with status {finished.returncode}; its message is above"
+        raise InputError(message)
+    lock.order_lock(clone)
+
+
+def _clean_environment(temporary: Path) -> dict[str, str]:
+    """Nothing of this checkout or of the user's DVC settings reaches the clone."""
+    ours = ("DVC_", "PYTHONPATH", "PYTHONSAFEPATH", "GAN_SCRATCH")
+    kept = {key: value for key, value in _without_git_hook().items() if not key.startswith(ours)}
+    return kept | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "SHELL": "/bin/sh",
+        "DVC_SITE_CACHE_DIR": str(temporary / "site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(temporary / "global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(temporary / "system"),
+    }
+
+
+def _without_git_hook() -> dict[str, str]:
+    """The environment without what Git gives to its hooks, which would lead every git command back to one checkout."""
+    hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+    return {key: value for key, value in os.environ.items() if key not in hook}
+
+
+def compare(committed: Path, rerun: Path, floors: Mapping[str, float] = FLOORS) -> Comparison:
+    """Compare two folders of reports.
+
+    Parameters
+    ----------
+    committed, rerun : folders like ``reports/embedded``; ``metrics/provenance.json`` in each names its instruction set
+    floors : by table, what is allowed beyond three spreads, in the table's unit
+
+    Returns
+    -------
+    Comparison
+        Files of one name in several formats share a line. On the same instruction set all bytes have to be equal. On
+        another one the numbers in ``metrics/*.json`` and the ``measured`` ones in ``tables/*.csv`` have to be within
+        three spreads (the larger of both sides') plus the floor, and the other files only have to exist.
+    """
+    committed_on, rerun_on = _instruction_set(committed), _instruction_set(rerun)
+    by_name: dict[str, list[Path]] = {}
+    for path in sorted(_files(committed) | _files(rerun)):
+        by_name.setdefault(path.stem, []).append(path)
+    lines, agrees, different = [], True, []
+    for name, paths in sorted(by_name.items()):
+        allowed = None if committed_on == rerun_on else _Tolerance(name, committed, rerun, floors.get(name, 0.0))
+        bad, good = _compare_one(paths, committed, rerun, allowed)
+        lines += [f"{name}: DIFFERS: {what}" for what in bad] or [f"{name}: {good}"]
+        agrees = agrees and not bad
+        if bad or good != IN_BYTES:
+            different.append(name)
+    if not by_name:
+        lines, agrees = [f"{committed}: no reports, neither committed nor from the rerun"], False
+    return Comparison(committed_on, rerun_on, lines, agrees, different)
+
+
+IN_BYTES = "agrees in bytes"
+
+
+class _Tolerance:
+    """How far a number of one table may be off on a machine of another kind."""
+
+    def __init__(self, table: str, committed: Path, rerun: Path, floor: float) -> None:
+        self._floor = floor
+        self._spreads: dict[tuple[str, ...], float] = {}
+        for folder in (committed, rerun):
+            for key, spread in _column(folder / "tables" / f"{table}.csv", "spread").items():
+                if isinstance(spread, float):
+                    self._spreads[key] = max(spread, self._spreads.get(key, 0.0))
+
+    def of(self, key: tuple[str, ...]) -> float:
+        return SPREADS * self._spreads.get(key, 0.0) + self._floor
+
+
+def _compare_one(
+    paths: list[Path], committed: Path, rerun: Path, tolerance: _Tolerance | None
+) -> tuple[list[str], str]:
+    """What differs, and what to say if nothing does."""
+    bad: list[str] = []
+    good = IN_BYTES
+    largest: tuple[float, float] | None = None  # difference, allowed
+    for path in paths:
+        missing = next((side for side in (committed, rerun) if not (side / path).is_file()), None)
+        if missing:
+            bad.append(f"{path.as_posix()} is missing {'from the rerun' if missing == rerun else 'in the checkout'}")
+            continue
+        if (committed / path).read_bytes() == (rerun / path).read_bytes():
+            continue
+        good = "exists, with other bytes"
+        ours, theirs = _values(committed, path), _values(rerun, path)
+        differences = {key: _difference(ours.get(key), theirs.get(key)) for key in ours | theirs}
+        allowed = {key: tolerance.of(key) if tolerance else 0.0 for key in differences}
+        over = [key for key in differences if differences[key] > allowed[key]]
+        bad += [_say(key, ours, theirs, allowed[key]) for key in over]
+        if tolerance is None and not over:
+            bad.append(f"{path.as_posix()} has other bytes")
+        for key, difference in differences.items():
+            largest = max(largest or (0.0, 0.0), (difference, allowed[key]))
+    if largest:
+        good = f"agrees within tolerance (largest difference {largest[0]:.4g}, allowed {largest[1]:.4g})"
+    return list(dict.fromkeys(bad)), good  # the same number stands in the .json and in the .csv
+
+
+def _say(key: tuple[str, ...], ours: Values, theirs: Values, allowed: float) -> str:
+    committed, rerun = ours.get(key, "nothing"), theirs.get(key, "nothing")
+    return f"{' / '.join(key)}: committed {committed}, rerun {rerun}, allowed difference {allowed:.4g}"
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    return repr(ours) == repr(theirs)  # NaN is equal to NaN here
+
+
+def _difference(ours: Any, theirs: Any) -> float:
+    if _equal(ours, theirs):
+        return 0.0
+    if not isinstance(ours, float) or not isinstance(theirs, float):
+        return float("inf")  # one of them is missing or is text
+    return abs(ours - theirs) if ours == ours and theirs == theirs else float("inf")  # noqa: PLR0124 - NaN
+
+
+def _instruction_set(folder: Path) -> str:
+    try:
+        found = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return "unknown"
+    return str(found.get("instruction_set", "unknown")) if isinstance(found, dict) else "unknown"
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+def _values(folder: Path, path: Path) -> Values:
+    """The numbers that a metrics file or a table holds; empty for other files."""
+    if path == PROVENANCE:
+        return {}
+    if path.parent.name == "metrics" and path.suffix == ".json":
+        return _flat(json.loads((folder / path).read_text(encoding="utf-8")))
+    if path.parent.name == "tables" and path.suffix == ".csv":
+        return _column(folder / path, "measured")
+    return {}
+
+
+def _flat(node: Any, above: tuple[str, ...] = ()) -> Values:
+    if isinstance(node, dict):
+        return {key: value for name, child in node.items() for key, value in _flat(child, (*above, name)).items()}
+    return {above: _number(node)}
+
+
+def _column(table: Path, column: str) -> Values:
+    """One column of a table's CSV, by the slugs of row and column that its metrics have."""
+    from pipeline.core.records import slug
+
+    if not table.is_file():
+        return {}
+    with table.open(encoding="utf-8", newline="") as file:
+        return {(slug(row["row"]), slug(row["column"])): _number(row.get(column)) for row in csv.DictReader(file)}
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def with_lock(found: Comparison, committed: Path, rerun: Path) -> Comparison:
+    """Add what the two dvc.lock files say: they count where the reports' bytes do."""
+    texts = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in (committed, rerun)]
+    stages = _different_stages(*texts)
+    agrees = found.agrees
+    if texts[0] == texts[1]:
+        line = IN_BYTES
+    elif not stages:
+        line = "agrees in every entry, with the stages in another order"
+    elif found.same_machine:
+        line, agrees = f"DIFFERS: stages {', '.join(stages)}", False
+    else:
+        line = f"differs, as it may on another instruction set: stages {', '.join(stages)}"
+    lines = [*found.lines, f"dvc.lock: {line}"]
+    return Comparison(found.committed_on, found.rerun_on, lines, agrees, found.different)
+
+
+def _different_stages(*texts: str) -> list[str]:
+    from ruamel.yaml import YAML
+
+    ours, theirs = ((YAML(typ="safe").load(text) or {}).get("stages", {}) for text in texts)
+    return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+
+
+def compare_with_head(root: Path = Path()) -> list[str]:
+    """What `make repro` says when the embedded reports are not the committed ones; nothing where there is no Git."""
+    reports = root / REPORTS
+    with tempfile.TemporaryDirectory(prefix="gan-tables-head-") as name:
+        committed = Path(name)
+        if not reports.is_dir() or not _extract_head(root, committed):
+            return []
+        found = compare(committed, reports)
+    if not found.different:
+        return [f"{REPORTS}: the same bytes as in the last commit"]
+    if found.same_machine:
+        names = ", ".join(found.different)
+        return [f"{REPORTS}: differs from the last commit in {names}; `git diff {REPORTS}` shows how"]
+    verdict = (
+        "every metric agrees within 3 x its seed spread plus the floor of its table"
+        if found.agrees
+        else "some differ by more than 3 x the seed spread plus the floor of the table"
+    )
+    machines = f"this machine ({found.rerun_on}) computes with other instructions than the committed reports' one"
+    return [
+        f"{REPORTS}: {machines} ({found.committed_on}), so dvc.lock and the reports have other bytes; {verdict}:",
+        *(f"  {line}" for line in found.lines),
+    ]
+
+
+def _extract_head(root: Path, out: Path) -> bool:
+    """The committed reports as files; false where Git or the commit does not have them."""
+    try:
+        tree = _git("rev-parse", "--verify", "--quiet", f"HEAD:./{REPORTS}", cwd=root).decode().strip()
+        archive = _git("archive", "--format=zip", tree, cwd=root)
+    except InputError:
+        return False
+    with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+        packed.extractall(out)
+    return True
+
+
+def _git(*arguments: str, cwd: Path) -> bytes:
+    try:
+        finished = subprocess.run(
+            ["git", *arguments], cwd=cwd, env=_without_git_hook(), capture_output=True, check=False
+        )
+    except FileNotFoundError as error:
+        message = "git was not found; install it, and run from a Git checkout of the project"
+        raise InputError(message) from error
+    if finished.returncode:
+        said = finished.stderr.decode(errors="replace").strip()
+        message = f"git {arguments[0]} in {cwd.resolve()} failed: {said}; run from a Git checkout of the project"
+        raise InputError(message)
+    return finished.stdout

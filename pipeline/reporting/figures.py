@@ -1,0 +1,120 @@
+"""Arrays in, one figure out, with the numbers behind it; no model is loaded here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.errors import InputError
+from pipeline.core.files import whole_file
+from pipeline.core.images import grid
+from pipeline.reporting.tables import read_results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROWS, COLUMNS = 10, 7  # of Figure 9
+PANELS = {"real": "MNIST", "gan_mnist": "GAN", "dcgan_mnist": "DCGAN"}
+MODELS = {"gan_mnist": "GAN", "dcgan_mnist": "DCGAN"}
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure, its headline numbers for ``dvc metrics``, and all numbers behind it as a table."""
+
+    figure: "Figure"
+    metrics: Metrics
+    numbers: pd.DataFrame
+
+
+def dcgan_fig9(results: Path) -> Drawn:
+    """DCGAN, Figure 9: real digits, GAN, DCGAN; ten rows of digits, seven of each, the first of their stream.
+
+    Beside each panel: the share of its digits whose nearest real training digit has the asked label.
+    """
+    figure, axes = _canvas(columns=len(PANELS), size=(9.0, 4.6))
+    metrics: Metrics = {}
+    counts = []
+    for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
+        sheet = read_sheet(results / f"{name}.npz")
+        recognised = sheet["labels"] == sheet["nearest_labels"]
+        share = 100 * float(recognised.mean())
+        metrics[name] = {"n_images": len(recognised), "recognised_percent": round(share, 2)}
+        counts += [
+            {"panel": name, "digit": digit, "n_images": int(here.sum()), "recognised": int(recognised[here].sum())}
+            for digit in range(ROWS)
+            if (here := sheet["labels"] == digit).any()
+        ]
+        axis.imshow(grid(sheet["images"], rows=ROWS, columns=COLUMNS, gap_px=1), cmap="gray", vmin=0, vmax=255)
+        axis.set_axis_off()
+        axis.set_title(f"{title}\n{share:.0f} % recognised", fontsize=9)
+    return Drawn(figure=figure, metrics=metrics, numbers=pd.DataFrame(counts))
+
+
+def error_over_n(results: Path) -> Drawn:
+    """Error of the nearest-neighbour classifier over the number of generated digits (between Table 3's two columns)."""
+    figure, (axis,) = _canvas(columns=1, size=(6.4, 4.0))
+    metrics: Metrics = {}
+    curves = []
+    for name, title in MODELS.items():
+        curve = curve_of(read_results(results / f"{name}.parquet"))
+        axis.errorbar(
+            curve["n_images"], curve["error_percent"], yerr=curve["spread"], marker="o", capsize=3, label=title
+        )
+        metrics[name] = dict(
+            zip((f"n_{n}" for n in curve["n_images"]), curve["error_percent"].round(4).tolist(), strict=True)
+        )
+        curves.append(curve.set_index("n_images")["error_percent"].rename(title.lower()))
+    real = read_results(results / "real.parquet")
+    n_real, error_real = int(real["n_images"].iloc[0]), float(real["error_percent"].iloc[0])
+    metrics["real"] = {f"n_{n_real}": round(error_real, 4)}
+    axis.axhline(error_real, color="0.5", linestyle="--", label=f"{n_real:,} real digits")
+    axis.set_xscale("log")
+    axis.set_xlabel("generated digits")
+    axis.set_ylabel("test error, %")
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    numbers = pd.concat(curves, axis=1).reset_index()
+    numbers.insert(0, "log10_n_images", np.log10(numbers["n_images"]))  # DVC's plain template has no log axis
+    return Drawn(figure=figure, metrics=metrics, numbers=numbers)
+
+
+FIGURES: dict[str, Callable[[Path], Drawn]] = {
+    "dcgan_fig9": dcgan_fig9,
+    "error_over_n": error_over_n,
+}
+
+
+def curve_of(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean and sample standard deviation over seeds at each number of images: n_images, error_percent, spread."""
+    chosen = results[results["network"] == "generator"].groupby("n_images", sort=True)["error_percent"]
+    return pd.DataFrame({"error_percent": chosen.mean(), "spread": chosen.std(ddof=1).fillna(0.0)}).reset_index()
+
+
+def read_sheet(path: Path) -> dict[str, np.ndarray]:
+    """images uint8 (70, 28, 28, 1), labels and nearest_labels int64 (70,)."""
+    if not path.is_file():
+        message = f"{path}: missing; run dvc repro neighbours@{path.stem}"
+        raise InputError(message)
+    with np.load(path, allow_pickle=False) as sheet:
+        return {name: sheet[name] for name in ("images", "labels", "nearest_labels")}
+
+
+def save(figure: "Figure", out: Path) -> None:
+    """Write a PNG without date or versions, so that the same figure has the same bytes."""
+    with whole_file(out) as partial:
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None}, bbox_inches="tight")
+
+
+def _canvas(*, columns: int, size: tuple[float, float]) -> tuple["Figure", list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)  # no window system, no global state
+    return figure, [figure.add_subplot(1, columns, number + 1) for number in range(columns)]

@@ -1,0 +1,79 @@
+"""report.md: every table and figure of a profile on one page, with what the numbers rest on."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core.errors import InputError
+from pipeline.models.store import read_run
+from pipeline.reporting.tables import Report
+
+READING = {
+    "yes": "The numbers may be set beside the paper's.",
+    "reduced": "Real data at a reduced schedule: the numbers show the trend, not the paper's result.",
+    "no": "Small nets on embedded data: the numbers show that the pipeline works. They reproduce nothing.",
+}
+
+
+def report_page(profile: str, report: Report, reports: Path, models: list[Path]) -> str:
+    """Markdown of the whole report; links are relative to the folder ``reports``."""
+    lines = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
+    lines += [f"- {name}: {what}" for name, what in sorted(report.datasets.items())]
+    lines += ["", "## DCGAN, Table 3: MNIST nearest-neighbour test error, %", ""]
+    lines += _short_table(reports / "tables/dcgan_table3.csv")
+    lines += ["", "All columns: [CSV](tables/dcgan_table3.csv), [Markdown](tables/dcgan_table3.md).", ""]
+    lines += ["![Test error over the number of generated digits](figures/error_over_n.png)", ""]
+    lines += ["## DCGAN, Figure 9: digits", ""]
+    lines += ["![Real digits, GAN, DCGAN](figures/dcgan_fig9.png)", ""]
+    lines += ["Chosen by seed: the first seven of each class of the stream that the table was measured on.", ""]
+    lines += ["## Training runs", "", *_runs(models), "", "Curves: `dvc plots show`.", ""]
+    return "\n".join(lines)
+
+
+def provenance(models: list[Path]) -> dict[str, Any]:
+    """What decided the bytes of the results: device, threads, precision and instruction set of the training runs.
+
+    Raises
+    ------
+    InputError
+        If the models were trained on machines of different kinds.
+    """
+    keys = ("device", "threads", "precision", "instruction_set")
+    kinds = {tuple(read_run(model)[key] for key in keys) for model in models}
+    if len(kinds) != 1:
+        found = "; ".join(", ".join(map(str, kind)) for kind in sorted(kinds, key=str))
+        message = f"{models[0].parent}: the models were trained on machines of different kinds ({found}); retrain them"
+        raise InputError(message)
+    return dict(zip(keys, kinds.pop(), strict=True))
+
+
+def _short_table(path: Path) -> list[str]:
+    table = pd.read_csv(path, keep_default_na=True)
+    lines = ["| row | column | paper | measured | seeds | note |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    for row in table.to_dict("records"):
+        measured = _number(row["measured"]) + (f" ± {row['spread']:.2f}" if pd.notna(row["spread"]) else "")
+        seeds = "" if pd.isna(row["n_seeds"]) else str(int(row["n_seeds"]))
+        note = "" if pd.isna(row["note"]) else row["note"]
+        lines.append(f"| {row['row']} | {row['column']} | {_number(row['paper'])} | {measured} | {seeds} | {note} |")
+    return lines
+
+
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}"
+
+
+def _runs(models: list[Path]) -> list[str]:
+    lines = [
+        "| run | seeds | steps | epochs chosen | D loss, end | G loss, end | D(x), end | D(G(z)), end |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for model in models:
+        run = read_run(model)
+        last = pd.read_parquet(model / "history.parquet").groupby("seed").tail(1)
+        validation = pd.read_parquet(model / "validation.parquet")
+        chosen = validation[validation["chosen"]].groupby("seed")["epoch"].first()
+        ends = " | ".join(f"{last[name].mean():.3f}" for name in ("d_loss", "g_loss", "d_real", "d_fake"))
+        seeds = ", ".join(map(str, run["params"]["seeds"]))
+        lines.append(f"| {run['run']} | {seeds} | {run['steps']:,} | {', '.join(map(str, chosen))} | {ends} |")
+    return lines

@@ -1,0 +1,145 @@
+"""Measured beside published: one function a table, from the results that the stages before left in a folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from pipeline import papers
+from pipeline.core.errors import InputError
+from pipeline.core.params import section
+from pipeline.core.records import ResultRow
+
+TABLE3_RESULTS = {"Real Data": "real", "GAN": "gan_mnist", "DCGAN (ours)": "dcgan_mnist"}
+NOMINAL = {papers.AT_50K: 50_000, papers.AT_10M: 10_000_000}
+
+
+@section
+class Report:
+    """``report``: how this profile's numbers are to be read.
+
+    Attributes
+    ----------
+    comparable : whether they may be set beside the paper's
+    note : what was reduced, put into every measured row's note; empty in the paper profile
+    datasets : name of a dataset -> what it really is here
+    """
+
+    comparable: Literal["yes", "reduced", "no"]
+    note: str
+    datasets: dict[str, str]
+
+
+def dcgan_table3(results: Path, report: Report) -> list[ResultRow]:
+    """DCGAN, Table 3: test error of a 1-nearest-neighbour classifier on real or generated digits."""
+    paths = {row: results / f"{name}.parquet" for row, name in TABLE3_RESULTS.items()}
+    models = {row: read_results(path) for row, path in paths.items() if path.exists()}
+    rows = []
+    for printed in papers.DCGAN_TABLE3:
+        if printed.kind == "published":
+            rows.append(_quoted(printed))
+            continue
+        if printed.row not in models:
+            rows.append(_not_run(printed, report))
+            continue
+        network = "real" if printed.row == "Real Data" else "generator"
+        rows.append(_measured(printed, models[printed.row], network, report))
+    rows += [_last_epoch(row, models[row], report) for row in ("GAN", "DCGAN (ours)") if row in models]
+    return rows
+
+
+TABLES: dict[str, tuple[str, Callable[[Path, Report], list[ResultRow]]]] = {
+    "dcgan_table3": ("DCGAN, Table 3: MNIST nearest-neighbour test error", dcgan_table3),
+}
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """Rows (seed, network, n_images, error_percent, ...) of one neighbours stage."""
+    if not path.is_file():
+        message = f"{path}: missing; run dvc repro neighbours@{path.stem}"
+        raise InputError(message)
+    return pd.read_parquet(path)
+
+
+def _quoted(printed: papers.Published) -> ResultRow:
+    return _unmeasured(printed, comparable="", dataset="MNIST", note="quoted by the paper, not measured here")
+
+
+def _not_run(printed: papers.Published, report: Report) -> ResultRow:
+    note = "not run in this profile yet: the schedule has not fitted; other profiles show shorter ones"
+    return _unmeasured(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
+
+
+def _unmeasured(printed: papers.Published, *, comparable: str, dataset: str, note: str) -> ResultRow:
+    return ResultRow(
+        row=printed.row,
+        column=printed.column,
+        unit=printed.unit,
+        kind=printed.kind,
+        paper=printed.value,
+        paper_spread=printed.spread,
+        measured=None,
+        spread=None,
+        spread_over="",
+        n_seeds=None,
+        n_images=None,
+        n_labels=None,
+        dataset=dataset,
+        source=printed.source,
+        comparable=comparable,
+        note=note,
+    )
+
+
+def _measured(printed: papers.Published, results: pd.DataFrame, network: str, report: Report) -> ResultRow:
+    """The row at the nominal number of images, or at the most that this profile has."""
+    nominal = NOMINAL[printed.column]
+    found = results[results["network"] == network]
+    n_images = int(found.loc[found["n_images"] <= nominal, "n_images"].max())
+    kind = "real training" if network == "real" else "generated"
+    short = f"{n_images:,} {kind} digits instead of {nominal:,}" if n_images != nominal else ""
+    return _row(found, n_images, report, row=printed.row, column=printed.column, printed=printed, notes=[short])
+
+
+def _last_epoch(row: str, results: pd.DataFrame, report: Report) -> ResultRow:
+    found = results[results["network"] == "generator_last"]
+    notes = ["networks of the last epoch instead of the one that validation chose"]
+    n_images = int(found["n_images"].max())
+    return _row(found, n_images, report, row=f"{row}, last epoch", column=papers.AT_50K, printed=None, notes=notes)
+
+
+def _row(
+    found: pd.DataFrame,
+    n_images: int,
+    report: Report,
+    *,
+    row: str,
+    column: str,
+    printed: papers.Published | None,
+    notes: list[str],
+) -> ResultRow:
+    at_size = found[found["n_images"] == n_images]
+    errors = at_size["error_percent"]
+    real = (at_size["network"] == "real").all()
+    chosen = "" if real else f"epochs {', '.join(str(epoch) for epoch in at_size['epoch'])}"
+    n_test = int(at_size["n_test"].iloc[0])
+    notes = [*notes, chosen, f"{n_test:,} test digits" if n_test != 10_000 else "", "" if real else report.note]
+    return ResultRow(
+        row=row,
+        column=column,
+        unit="percent_error",
+        kind="ours" if printed else "extra",
+        paper=printed.value if printed else None,
+        paper_spread=printed.spread if printed else None,
+        measured=float(errors.mean()),
+        spread=float(errors.std(ddof=1)) if len(errors) > 1 else None,
+        spread_over="seeds" if len(errors) > 1 else "",
+        n_seeds=None if real else len(errors),
+        n_images=n_images,
+        n_labels=int(at_size["n_labels"].iloc[0]),
+        dataset=report.datasets["mnist"],
+        source=printed.source if printed else "ours",
+        comparable=report.comparable,
+        note="; ".join(filter(None, notes)),
+    )

@@ -1,0 +1,18 @@
+"""Stage `figure`: one figure of a paper as PNG, with its numbers as metrics and as CSV."""
+
+from pathlib import Path
+
+from pipeline.core import records, stage
+from pipeline.reporting import figures
+
+
+def main(_params_file: Path, name: str, results: Path, png: Path, metrics: Path, numbers: Path) -> None:
+    """Draw figure NAME from the folder RESULTS."""
+    drawn = figures.FIGURES[name](results)
+    figures.save(drawn.figure, png)
+    records.write_metrics(metrics, drawn.metrics)
+    records.write_csv(numbers, drawn.numbers)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,17 @@
+"""Stage `report`: report.md of a profile, and what its numbers rest on."""
+
+from pathlib import Path
+
+from pipeline.core import files, params, records, stage
+from pipeline.reporting import page, tables
+
+
+def main(params_file: Path, profile: str, reports: Path, models: list[Path]) -> None:
+    """Write report.md and metrics/provenance.json into REPORTS, from what lies there and the run records of MODELS."""
+    report = params.load(params_file, tables.Report, own="report")
+    files.write_text(reports / "report.md", page.report_page(profile, report, reports, models))
+    records.write_metrics(reports / "metrics/provenance.json", page.provenance(models))
+
+
+if __name__ == "__main__":
+    stage.run(main)

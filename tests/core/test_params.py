@@ -1,0 +1,274 @@
+"""The strict loader: the three real params files, the paper's settings, and every way to get a value wrong."""
+
+import dataclasses
+import re
+import shutil
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.core import compute, params
+from pipeline.core.errors import InputError
+from pipeline.datasets import assemble, sources
+from pipeline.evaluation import digits
+from pipeline.training import adversarial
+
+FILES = ("params.yaml", "profiles/laptop/params.yaml", "profiles/paper/params.yaml")
+RUN = "train.runs.dcgan_mnist"
+GONE = object()
+
+
+@pytest.fixture(params=FILES)
+def params_file(request, root):
+    return root / request.param
+
+
+@pytest.fixture
+def altered(root, tmp_path):
+    """A copy of the embedded params with the value at a dotted address replaced, added or taken away."""
+
+    def alter(address, value):
+        yaml = YAML()
+        values = yaml.load((root / "params.yaml").read_text(encoding="utf-8"))
+        section = values
+        *outer, key = address.split(".")
+        for part in outer:
+            section = section[part]
+        if value is GONE:
+            del section[key]
+        else:
+            section[key] = value
+        copy = tmp_path / "params.yaml"
+        with copy.open("w", encoding="utf-8") as file:
+            yaml.dump(values, file)
+        return copy
+
+    return alter
+
+
+def load_run(file, name="dcgan_mnist"):
+    return params.load(file, adversarial.Run, shared="train", own=f"train.runs.{name}")
+
+
+def refusal(file, load=load_run):
+    with pytest.raises(InputError) as caught:
+        load(file)
+    assert str(file) in str(caught.value)
+    return str(caught.value).removeprefix(str(file))
+
+
+# the real files
+
+
+def test_every_section_loads(params_file):
+    runs = params.read(params_file)["train"]["runs"]
+    assert {"dcgan_mnist", "gan_mnist"} <= set(runs)
+    for name in runs:
+        assert isinstance(load_run(params_file, name), adversarial.Run)
+    for own, section in {
+        "fetch.mnist": sources.MnistSource,
+        "assemble.mnist": assemble.MnistSplits,
+        "neighbours": digits.Search,
+        "compute": compute.Compute,
+    }.items():
+        assert isinstance(params.load(params_file, section, own=own), section)
+
+
+def addresses(values, place=""):
+    """Dotted addresses of all keys; the files that make up a dataset differ by source and do not count."""
+    if not isinstance(values, dict) or re.fullmatch(r"fetch\.\w+\.sha256", place):
+        return {place}
+    return {address for key, value in values.items() for address in addresses(value, f"{place}.{key}".lstrip("."))}
+
+
+def test_the_three_profiles_have_the_same_keys(root):
+    embedded, laptop, paper = (addresses(params.read(root / file)) for file in FILES)
+    assert embedded == laptop == paper
+    assert {"train.beta1", f"{RUN}.selection.n_images", "fetch.mnist.sha256", "profile"} <= paper
+
+
+def test_profile_is_named_in_its_file(root):
+    assert [params.read(root / file)["profile"] for file in FILES] == ["embedded", "laptop", "paper"]
+
+
+def test_the_paper_profile_holds_the_published_settings(root):
+    file = root / "profiles/paper/params.yaml"
+    for name in ("dcgan_mnist", "gan_mnist"):
+        run = load_run(file, name)
+        assert (run.batch_size, run.learning_rate) == (128, 0.0002)  # DCGAN, section 4
+        assert (run.beta1, run.beta2, run.initial_std) == (0.5, 0.999, 0.02)
+        assert (run.constant_epochs, run.decay_epochs, run.l2) == (100, 100, 2.5e-5)  # released code
+        assert (run.updates, run.architecture.z_dim) == ("alternate", 100)
+        assert run.architecture.name == name
+        assert run.dataset == "mnist"
+    dcgan = load_run(file).architecture
+    assert (dcgan.filters, dcgan.hidden) == (64, 1024)
+    splits = params.load(file, assemble.MnistSplits, own="assemble.mnist")
+    assert (splits.n_train, splits.n_validation, splits.n_test) == (50_000, 10_000, 10_000)
+    assert splits.test_from == "archive"
+    assert params.load(file, sources.MnistSource, own="fetch.mnist").source == "official"
+    search = params.load(file, digits.Search, own="neighbours")
+    assert {50_000, 10_000_000} <= set(search.n_images)
+    assert search.n_images == sorted(search.n_images)
+
+
+def test_dvc_rewrites_the_file_unchanged(params_file, tmp_path):
+    from dvc.utils.serialize import modify_yaml
+
+    copy = shutil.copy(params_file, tmp_path / "params.yaml")
+    with modify_yaml(str(copy)) as values:
+        assert values["profile"]
+    assert copy.read_bytes() == params_file.read_bytes()
+
+
+def test_exp_run_set_param_changes_one_line(params_file, tmp_path):
+    """``dvc exp run -S`` with 5e-05, which YAML 1.1 would read back as text."""
+    from dvc.utils.hydra import apply_overrides
+
+    copy = shutil.copy(params_file, tmp_path / "params.yaml")
+    apply_overrides(str(copy), ["train.learning_rate=5e-05"])
+    before, after = params_file.read_text(encoding="utf-8"), copy.read_text(encoding="utf-8")
+    pairs = list(zip(before.splitlines(), after.splitlines(), strict=True))
+    changed = [(old, new) for old, new in pairs if old != new]
+    assert len(changed) == 1
+    assert changed[0][0].startswith("  learning_rate: ")
+    assert load_run(copy).learning_rate == 5e-05
+    assert load_run(copy) == dataclasses.replace(load_run(params_file), learning_rate=5e-05)
+
+
+# merging
+
+
+def test_a_runs_own_value_wins_over_the_shared_one(altered):
+    file = altered(f"{RUN}.beta1", 0.9)
+    assert load_run(file).beta1 == 0.9
+    assert load_run(file, "gan_mnist").beta1 == 0.5
+
+
+def test_a_shared_value_reaches_every_run(altered):
+    file = altered("train.beta1", 0.9)
+    assert (load_run(file).beta1, load_run(file, "gan_mnist").beta1) == (0.9, 0.9)
+
+
+def test_sections_are_frozen(root):
+    run = load_run(root / "params.yaml")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.beta1 = 0.9
+
+
+@pytest.mark.parametrize(("text", "number"), [("5e-05", 5e-05), ("2E-4", 2e-4), ("1", 1.0), ("0.25", 0.25)])
+def test_numbers_are_read_as_dvc_reads_them(tmp_path, root, text, number):
+    file = tmp_path / "params.yaml"
+    embedded = (root / "params.yaml").read_text(encoding="utf-8")
+    file.write_text(re.sub(r"learning_rate: \S+", f"learning_rate: {text}", embedded), encoding="utf-8")
+    assert load_run(file).learning_rate == number
+
+
+# bad input: file, dotted key, what was found, what is expected
+
+
+@pytest.mark.parametrize(
+    ("address", "value", "place", "words"),
+    [
+        ("train.beta", 0.5, "train", ("unknown key 'beta'", "expected ", "beta1", "learning_rate")),
+        (f"{RUN}.beta", 0.5, RUN, ("unknown key 'beta'", "expected ", "beta1", "learning_rate")),
+        (f"{RUN}.l2", GONE, RUN, ("missing key 'l2'", "expected ")),
+        ("train.beta1", 1.5, "train.beta1", ("less than 1", "found 1.5")),
+        (f"{RUN}.beta1", -0.1, f"{RUN}.beta1", ("greater than or equal to 0", "found -0.1")),
+        (f"{RUN}.batch_size", 0, f"{RUN}.batch_size", ("greater than or equal to 2", "found 0")),
+        ("train.learning_rate", 0, "train.learning_rate", ("greater than 0", "found 0")),
+        ("train.learning_rate", "5e-05", "train.learning_rate", ("number", "found '5e-05'", "write 0.00005")),
+        ("train.learning_rate", "slow", "train.learning_rate", ("number", "found 'slow'")),
+        ("train.learning_rate", None, "train.learning_rate", ("number", "found None")),
+        (f"{RUN}.batch_size", True, f"{RUN}.batch_size", ("integer", "found True")),
+        (f"{RUN}.batch_size", 128.5, f"{RUN}.batch_size", ("integer", "found 128.5")),
+        (f"{RUN}.batch_size", "128", f"{RUN}.batch_size", ("integer", "found '128'", "write 128 without quotes")),
+        ("train.updates", "never", "train.updates", ("'alternate' or 'both'", "found 'never'")),
+        (f"{RUN}.seeds", [], f"{RUN}.seeds", ("at least 1", "found []")),
+        (f"{RUN}.seeds", [0, "one"], f"{RUN}.seeds.1", ("integer", "found 'one'")),
+        (f"{RUN}.architecture.z", 3, f"{RUN}.architecture", ("unknown key 'z'", "filters, hidden, name, z_dim")),
+        (f"{RUN}.architecture.z_dim", GONE, f"{RUN}.architecture", ("missing key 'z_dim'", "filters, hidden")),
+        (f"{RUN}.architecture.z_dim", 0, f"{RUN}.architecture.z_dim", ("greater than or equal to 1", "found 0")),
+        (f"{RUN}.architecture.name", "dcgan", f"{RUN}.architecture.name", ("'dcgan_mnist' or 'gan_mnist'", "'dcgan'")),
+        (f"{RUN}.architecture", 3, f"{RUN}.architecture", ("found 3",)),
+        (f"{RUN}.selection.batch_size", 505, f"{RUN}.selection.batch_size", ("multiple of 10", "found 505")),
+        (f"{RUN}.selection.n_images", [5000, 0], f"{RUN}.selection.n_images.1", ("or equal to 1", "found 0")),
+        (RUN, GONE, RUN, ("no key 'dcgan_mnist' at train.runs", "found gan_mnist")),
+        (RUN, 7, RUN, ("expected a section", "found 7")),
+        ("train.runs", GONE, RUN, ("no key 'runs' at train", "found beta1")),
+        ("train", GONE, "train", ("no key 'train' at the top level", "found profile, compute")),
+    ],
+)
+def test_a_wrong_value_is_named(altered, address, value, place, words):
+    message = refusal(altered(address, value))
+    assert re.match(rf", {re.escape(place)}( \(|: )", message)
+    for word in words:
+        assert word in message
+
+
+def test_every_problem_is_told_at_once(altered):
+    lines = refusal(altered(f"{RUN}.seeds", ["a", "b"])).splitlines()
+    assert len(lines) == 2
+    assert f"{RUN}.seeds.0" in lines[0]
+    assert f"{RUN}.seeds.1" in lines[1]
+
+
+def test_a_shared_key_that_is_missing_is_sought_in_the_shared_section(altered):
+    message = refusal(altered("train.beta1", GONE))
+    assert "missing key 'beta1'" in message
+    assert re.search(r"\btrain\b(?!\.runs)", message)
+
+
+def test_an_unshared_section_names_its_keys(altered):
+    def load(file):
+        return params.load(file, compute.Compute, own="compute")
+
+    assert refusal(altered("compute.threads", 0), load).startswith(", compute.threads: ")
+    message = refusal(altered("compute.thread", 2), load)
+    assert message == ", compute: unknown key 'thread'; expected device, precision, threads"
+
+
+def test_a_key_that_is_a_number_is_unknown(tmp_path, root):
+    file = tmp_path / "params.yaml"
+    embedded = (root / "params.yaml").read_text(encoding="utf-8")
+    file.write_text(embedded.replace("compute:\n", "compute:\n  7: 3\n"), encoding="utf-8")
+    message = refusal(file, lambda path: params.load(path, compute.Compute, own="compute"))
+    assert message == ", compute: unknown key '7'; expected device, precision, threads"
+
+
+def test_infinity_is_no_learning_rate(altered):
+    assert "train.learning_rate" in refusal(altered("train.learning_rate", float("inf")))
+
+
+def test_the_hint_for_a_tiny_number_is_not_zero(altered):
+    assert "write 0 " not in refusal(altered("train.adam_epsilon", "1e-15"))
+
+
+def test_missing_file(tmp_path):
+    message = refusal(tmp_path / "params.yaml", params.read)
+    assert "no such params file" in message
+    assert "project's root" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: 1\nb: ]1\n", (", line 2", "not valid YAML")),
+        (b"a: 1\na: 2\n", (", line 2", 'duplicate key "a"')),
+        (b"a: *nowhere\n", (", line 1", "undefined alias")),
+        (b"", ("expected a mapping", "NoneType")),
+        (b"- 1\n", ("expected a mapping", "list")),
+        pytest.param(b"a: \xff\n", ("not valid",)),
+        pytest.param(b"a: \x00\n", ("not valid",)),
+    ],
+)
+def test_broken_yaml(tmp_path, content, words):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    message = refusal(file, params.read)
+    for word in words:
+        assert word in message
+
+
+def test_a_folder_is_no_params_file(tmp_path):
+    assert "params file" in refusal(tmp_path, params.read)

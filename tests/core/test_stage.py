@@ -1,0 +1,190 @@
+"""How a stage script runs: one sentence on bad input, no twin, no orphan, a record of every run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.core import stage
+
+TOY = """
+import os
+import sys
+import time
+from pathlib import Path
+
+from pipeline.core import stage
+from pipeline.core.errors import InputError
+
+
+def main(what: str, out: Path) -> None:
+    if what == "bad":
+        raise InputError("params.yaml, train: unknown key 'beta'")
+    if what == "broken":
+        raise ZeroDivisionError("a defect of ours")
+    out.write_text(str(os.getpid()))
+    if what == "wait":
+        sys.stdin.read()
+    if what == "sleep":
+        time.sleep(120)
+
+
+stage.run(main)
+"""
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path):
+    (tmp_path / "toy.py").write_text(TOY)
+
+
+@pytest.fixture
+def start(tmp_path, project_env):
+    """Run the toy stage."""
+
+    def run(*arguments, module=None, **env):
+        script = ["-m", module] if module else ["toy.py"]
+        command = [sys.executable, *script, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=project_env | env, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / ".work/runs.jsonl").read_text().splitlines()]
+
+
+def wait_until(condition, what):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"gave up waiting until {what}")
+
+
+def test_success_is_recorded(tmp_path, start):
+    result = start("go", "out.txt")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "out.txt").is_file()
+    (row,) = rows(tmp_path)
+    assert (row["stage"], row["status"]) == ("toy go out.txt", "done")
+    assert row["started"] == pytest.approx(time.time(), abs=300)
+    assert 0 <= row["seconds"] < 300
+
+
+def test_dvc_names_the_stage(tmp_path, start):
+    start("go", "out.txt", DVC_STAGE="profiles/paper/dvc.yaml:train@toy")
+    assert rows(tmp_path)[0]["stage"] == "profiles/paper/dvc.yaml:train@toy"
+
+
+def test_bad_input_is_one_sentence(tmp_path, start):
+    result = start("bad", "out.txt")
+    assert result.returncode == 1
+    assert result.stderr == "error: params.yaml, train: unknown key 'beta'\n"
+    assert result.stdout == ""
+    assert [row["status"] for row in rows(tmp_path)] == ["failed"]
+
+
+def test_a_defect_keeps_its_traceback(tmp_path, start):
+    result = start("broken", "out.txt")
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+    assert "Traceback" in result.stderr
+    assert [row["status"] for row in rows(tmp_path)] == ["failed"]
+
+
+def test_missing_and_surplus_arguments(start):
+    for arguments, word in (([], "WHAT"), (["go"], "OUT"), (["go", "a", "extra"], "EXTRA")):
+        result = start(*arguments)
+        assert result.returncode == 2
+        assert word in result.stderr.upper()
+        assert "Usage" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_long_arguments(tmp_path, start):
+    deep = Path("a" * 120) / ("b" * 120)
+    (tmp_path / deep).mkdir(parents=True)
+    result = start("go", str(deep / "out.txt"))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_records_are_appended(tmp_path, start):
+    for what in ("go", "bad", "go"):
+        start(what, "out.txt")
+    assert [row["status"] for row in rows(tmp_path)] == ["done", "failed", "done"]
+
+
+def test_a_twin_is_refused(tmp_path, start, project_env):
+    with subprocess.Popen(
+        [sys.executable, "toy.py", "wait", "out.txt"], cwd=tmp_path, env=project_env, stdin=subprocess.PIPE
+    ) as first:
+        wait_until((tmp_path / "out.txt").is_file, "the first run holds the lock")
+        twin = start("wait", "out.txt")
+        other = start("go", "other.txt")
+        first.communicate()
+    assert twin.returncode == 1
+    assert twin.stderr.startswith("error: ")
+    assert f"stage toy wait out.txt is already running (process {first.pid}); wait for it or stop it" in twin.stderr
+    assert len(twin.stderr.splitlines()) == 1
+    assert (other.returncode, first.returncode) == (0, 0)
+    assert sorted(row["status"] for row in rows(tmp_path)) == ["done", "done", "failed"]
+
+
+PARENT = """
+import subprocess, sys
+subprocess.run([sys.executable, "toy.py", "sleep", "out.txt"], check=False)
+"""
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in ("Z", "X")  # dead, waiting to be reaped
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux only")
+def test_dies_with_its_parent(tmp_path, project_env):
+    out = tmp_path / "out.txt"
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, env=project_env) as parent:
+        wait_until(lambda: out.is_file() and out.read_text(), "the stage runs")
+        child = int(out.read_text())
+        assert child != parent.pid
+        assert alive(child)
+        os.kill(parent.pid, signal.SIGKILL)
+    wait_until(lambda: not alive(child), "the stage is gone")
+    assert not (tmp_path / ".work/runs.jsonl").exists()
+
+
+def test_name(monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    assert stage.name("train@toy") == "train@toy"
+    monkeypatch.setenv("DVC_STAGE", "train@other")
+    assert stage.name("train@toy") == "train@other"
+    monkeypatch.setenv("DVC_STAGE", "profiles/paper/dvc.yaml:train@other")
+    assert stage.name("train@toy") == "train@other"
+
+
+# the real scripts
+
+
+def test_fetch_and_assemble_know_their_datasets(root, start):
+    params_file = str(root / "params.yaml")
+    fetch = start(params_file, "cifar", "raw", module="stages.fetch")
+    assert (fetch.returncode, fetch.stderr) == (1, "error: fetch: no source for dataset 'cifar'; expected mnist\n")
+    assemble = start(params_file, "cifar", "raw", "set", module="stages.assemble")
+    assert (assemble.returncode, assemble.stdout) == (1, "")
+    assert assemble.stderr == "error: assemble: no recipe for dataset 'cifar'; expected mnist\n"
+
+
+def test_fetch_without_a_params_file(start):
+    result = start("nowhere.yaml", "mnist", "raw", module="stages.fetch")
+    assert result.returncode == 1
+    assert result.stderr == "error: nowhere.yaml: no such params file; run from the project's root\n"

@@ -1,0 +1,125 @@
+"""The whole graph on tiny sizes, twice, in one process and in graph order: same input, same bytes."""
+
+import hashlib
+import importlib
+import inspect
+import shlex
+import shutil
+from pathlib import Path
+
+import networkx as nx
+import pandas as pd
+import pytest
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+from pipeline import papers
+from pipeline.core.records import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny_params() -> dict:
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    values["compute"] |= {"threads": 1, "precision": "fp32"}
+    for run in values["train"]["runs"].values():
+        run["architecture"] |= {"filters": 4, "hidden": 16, "z_dim": 8}
+        run |= {"seeds": [0, 1], "batch_size": 500, "constant_epochs": 1, "decay_epochs": 1}
+        run["selection"] = {"every_epochs": 1, "batch_size": 100, "n_images": [100]}
+    values["train"]["log_every_steps"] = 2
+    values["neighbours"] = {"batch_size": 100, "n_images": [100, 300], "n_images_last_epoch": [100]}
+    return values
+
+
+def call_stage(cmd: str) -> None:
+    """Run ``exec python -m stages.NAME ARGS`` in this process, arguments converted as typer would."""
+    words = shlex.split(cmd.replace("exec ", "").replace("${GAN_LAUNCH:-}", ""))
+    assert words[:2] == ["python", "-m"], cmd
+    main = importlib.import_module(words[2]).main
+    parameters = list(inspect.signature(main).parameters.values())
+    arguments: list = []
+    for number, parameter in enumerate(parameters):
+        rest = words[3 + number :]
+        if parameter.annotation == list[Path]:
+            arguments.append([Path(word) for word in rest])
+        else:
+            arguments.append(parameter.annotation(rest[0]))
+    main(*arguments)
+
+
+def run_graph(folder: Path) -> dict[str, str]:
+    """Run all stages in ``folder``; return the sha256 of every file that they wrote."""
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    YAML().dump(tiny_params(), folder / "params.yaml")
+    with Repo.init(str(folder), no_scm=True) as repo:
+        graph = repo.index.graph
+        commands = [stage.cmd for stage in reversed(list(nx.topological_sort(graph)))]
+    for cmd in commands:
+        call_stage(cmd)
+    written = [path for top in ("data", "reports") for path in (folder / top).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(written)}
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.delenv("DVC_STAGE", raising=False)
+    patch.delenv("DVC_ROOT", raising=False)
+    folders, hashes = [], []
+    for name in ("first", "second"):
+        folder = tmp_path_factory.mktemp(name)
+        patch.chdir(folder)
+        patch.setenv("GAN_SCRATCH", str(folder / ".work"))
+        folders.append(folder)
+        hashes.append(run_graph(folder))
+    patch.undo()
+    return folders, hashes
+
+
+def test_two_runs_give_the_same_bytes(two_runs):
+    _, (first, second) = two_runs
+    assert first == second
+    assert "reports/embedded/report.md" in first
+    assert "data/embedded/models/dcgan_mnist/networks.safetensors" in first
+
+
+def test_nothing_unfinished_is_left(two_runs):
+    (folder, _), _ = two_runs
+    assert not list(folder.rglob("*.partial"))
+    assert not list((folder / ".work").glob("*@*")), "scratch folders go away on success"
+
+
+def test_table3_has_every_published_row_in_order(two_runs):
+    (folder, _), _ = two_runs
+    table = pd.read_csv(folder / "reports/embedded/tables/dcgan_table3.csv", keep_default_na=False)
+    assert tuple(table.columns) == COLUMNS
+    printed = [(p.row, p.column, p.value, p.kind) for p in papers.DCGAN_TABLE3]
+    head = table.head(len(printed))
+    assert list(zip(head["row"], head["column"], head["paper"].astype(float), head["kind"], strict=True)) == printed
+    assert set(table["kind"].iloc[len(printed) :]) == {"extra"}
+    measured = table[table["kind"] != "published"]
+    assert (measured["measured"] != "").all()
+    assert (measured["comparable"] == "no").all()
+    assert (table[table["kind"] == "published"]["measured"] == "").all()
+
+
+def test_table3_counts_what_was_searched(two_runs):
+    (folder, _), _ = two_runs
+    table = pd.read_csv(folder / "reports/embedded/tables/dcgan_table3.csv").set_index(["row", "column"])
+    assert table.loc[("Real Data", papers.AT_50K), "n_images"] == 3500
+    assert table.loc[("DCGAN (ours)", papers.AT_10M), "n_images"] == 300
+    assert table.loc[("DCGAN (ours)", papers.AT_10M), "n_seeds"] == 2
+    assert "300 generated digits instead of 10,000,000" in table.loc[("DCGAN (ours)", papers.AT_10M), "note"]
+
+
+def test_table3_mean_and_spread_are_those_of_the_seeds(two_runs):
+    (folder, _), _ = two_runs
+    results = pd.read_parquet(folder / "data/embedded/results/dcgan_table3/gan_mnist.parquet")
+    errors = results.query("network == 'generator' and n_images == 300")["error_percent"]
+    assert len(errors) == 2
+    table = pd.read_csv(folder / "reports/embedded/tables/dcgan_table3.csv").set_index(["row", "column"])
+    row = table.loc[("GAN", papers.AT_10M)]
+    assert row["measured"] == pytest.approx(errors.mean(), rel=1e-5)
+    assert row["spread"] == pytest.approx(errors.std(ddof=1), rel=1e-5, abs=1e-9)
