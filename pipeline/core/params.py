@@ -136,6 +136,8 @@ def _say(problem: Any, section_class: type, own: str, home: dict[str, str], shar
         either = f" (or {shared}, for all runs)" if shared and not outer else ""
         return f"{place}{either}: missing key '{key}'; expected {', '.join(sorted(fields))}"
     where = f"{place}.{key}" if outer else home.get(key, place)
+    if problem["type"] == "value_error":  # a section's own __post_init__, which names the keys that do not fit together
+        return f"{where}: {problem['ctx']['error']}"
     found = problem["input"]
     hint = ""
     if isinstance(found, str) and problem["type"] in ("float_type", "int_type"):

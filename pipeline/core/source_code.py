@@ -39,7 +39,7 @@ def _files(paths: Iterable[Path], root: Path) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if (root / path).is_dir():
-            found += [inner.relative_to(root) for inner in (root / path).rglob("*") if inner.is_file()]
+            found += [path / inner.relative_to(root / path) for inner in (root / path).rglob("*") if inner.is_file()]
         else:
             found.append(path)
     return found

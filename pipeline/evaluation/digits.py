@@ -12,14 +12,13 @@ from annotated_types import Ge, MinLen, MultipleOf
 from torch import nn
 
 from pipeline.core.compute import Compute
-from pipeline.core.errors import InputError
 from pipeline.core.files import whole_file
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.evaluation.generate import CLASSES, Samples, sample_batches
 from pipeline.evaluation.neighbours import NeighbourSearch, error_percent, mean_distance
 from pipeline.models.store import read_tensors, write_tensors
-from pipeline.training.adversarial import ValidationScore
+from pipeline.training.adversarial import ValidationScore, check_sizes
 from pipeline.training.checkpoint import CheckpointClock
 
 
@@ -37,6 +36,10 @@ class Search:
     batch_size: Annotated[int, Ge(CLASSES), MultipleOf(CLASSES)]
     n_images: Annotated[list[Annotated[int, Ge(1)]], MinLen(1)]
     n_images_last_epoch: Annotated[list[Annotated[int, Ge(1)]], MinLen(1)]
+
+    def __post_init__(self) -> None:
+        check_sizes(self.n_images, self.batch_size)
+        check_sizes(self.n_images_last_epoch, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +68,10 @@ def classify_by_samples(
 
     Raises
     ------
-    InputError
-        If a size is no multiple of the batch size: the stream is made of whole batches.
+    ValueError
+        If a size is no multiple of the batch size; the params sections refuse that already.
     """
-    uneven = [size for size in sizes if size % batch_size]
-    if uneven or sorted(set(sizes)) != sizes:
-        message = (
-            f"params: numbers of generated images must ascend in multiples of batch_size {batch_size}, found {sizes}"
-        )
-        raise InputError(message)
+    check_sizes(sizes, batch_size)
     search = NeighbourSearch(task.test_images, compute)
     rows: list[dict[str, float]] = []
     if checkpoint_file is not None and checkpoint_file.exists():

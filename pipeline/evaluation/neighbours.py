@@ -9,6 +9,7 @@ is an exact integer. The winner, and the first index among equals, are therefore
 kernel computed them; nothing has to be scored again.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,9 +63,7 @@ class NeighbourSearch:
         self._index = torch.full((len(queries),), -1, dtype=torch.int64, device=self._device)
         self._label = torch.full((len(queries),), -1, dtype=torch.int64, device=self._device)
         self.seen = 0
-        self._scores: dict[
-            tuple[int, int], torch.Tensor
-        ] = {}  # two buffers reused: fresh pages cost more than the sums
+        self._buffer = torch.empty(QUERY_BLOCK * CANDIDATE_BLOCK, dtype=torch.int32, device=self._device)
 
     def add(self, candidates: np.ndarray, labels: np.ndarray) -> None:
         """Compare the next candidates of the stream, uint8 (m, ...), with all queries."""
@@ -97,9 +96,8 @@ class NeighbourSearch:
         shape = (len(queries), len(block))
         if self._kernel == torch.float32:
             return torch.mm(queries, block.t()).to(torch.int32)
-        if shape not in self._scores:
-            self._scores[shape] = torch.empty(shape, dtype=torch.int32, device=self._device)
-        out = self._scores[shape]
+        # one buffer for all blocks: fresh pages would cost more than the sums
+        out = self._buffer[: math.prod(shape)].view(shape)
         return torch._int_mm(queries, block.t(), out=out)  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
 
     def result(self) -> Neighbours:
@@ -109,8 +107,8 @@ class NeighbourSearch:
             raise ValueError(message)
         return Neighbours(
             squared_distance=(self._best + self._query_norms).cpu().numpy(),
-            index=self._index.cpu().numpy(),
-            label=self._label.cpu().numpy(),
+            index=self._index.cpu().numpy().copy(),
+            label=self._label.cpu().numpy().copy(),
         )
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -140,7 +138,8 @@ def exact_kernel(pixels: int, device: str) -> torch.dtype:
         If neither would be exact: images of more than 1,024 pixels on a machine without byte products.
     """
     capabilities = torch.cpu.get_capabilities()
-    if device == "cpu" and (capabilities.get("avx512_vnni") or capabilities.get("amx_int8")):
+    # pixels > 1: torch's int8 product is wrong for matrices of one column
+    if device == "cpu" and pixels > 1 and (capabilities.get("avx512_vnni") or capabilities.get("amx_int8")):
         return torch.int8
     if pixels > FP32_EXACT_PIXELS:
         message = (

@@ -108,6 +108,9 @@ def read_run(model: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         message = f"{model}/{RUN_FILE}: missing; run the stage that makes this model (dvc repro)"
         raise InputError(message) from error
+    except ValueError as error:
+        message = f"{model}/{RUN_FILE}: not valid JSON ({error}); remove {model} and run dvc repro"
+        raise InputError(message) from error
 
 
 def seeds(tensors: dict[str, torch.Tensor]) -> list[int]:

@@ -25,6 +25,13 @@ from pipeline.training.updates import Networks, update_discriminator, update_gen
 CLASSES = 10
 
 
+def check_sizes(sizes: list[int], batch_size: int) -> None:
+    """Refuse sizes of a generated set that whole batches do not reach; the stream is made of whole batches."""
+    if any(size % batch_size for size in sizes) or sorted(set(sizes)) != sizes:
+        message = f"numbers of generated images must ascend in multiples of batch_size {batch_size}, found {sizes}"
+        raise ValueError(message)
+
+
 @section
 class Selection:
     """How the epoch is chosen: the lowest validation error of a 1-nearest-neighbour search, as in facts of Table 3."""
@@ -32,6 +39,9 @@ class Selection:
     every_epochs: Annotated[int, Ge(1)]
     batch_size: Annotated[int, Ge(CLASSES), MultipleOf(CLASSES)]
     n_images: Annotated[list[Annotated[int, Ge(1)]], MinLen(1)]
+
+    def __post_init__(self) -> None:
+        check_sizes(self.n_images, self.batch_size)
 
 
 @section

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.core.errors import InputError
 from pipeline.core.images import to_unit
 from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import ImageSet
@@ -35,6 +36,12 @@ class Batches:
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
         self.per_epoch = -(-len(self._rows) // batch_size)
+        if len(self._rows) % batch_size == 1:
+            message = (
+                f"{image_set.path}: {len(self._rows)} images in split '{split}' leave a last batch of one image at "
+                f"batch_size {batch_size}, which has no batch statistics; choose another batch_size"
+            )
+            raise InputError(message)
 
     def batch(self, step: int) -> Batch:
         """The batch of this step, counted over all epochs."""

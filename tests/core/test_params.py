@@ -192,6 +192,12 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path, root, text, number):
         (f"{RUN}.architecture.name", "dcgan", f"{RUN}.architecture.name", ("'dcgan_mnist' or 'gan_mnist'", "'dcgan'")),
         (f"{RUN}.architecture", 3, f"{RUN}.architecture", ("found 3",)),
         (f"{RUN}.selection.batch_size", 505, f"{RUN}.selection.batch_size", ("multiple of 10", "found 505")),
+        (
+            f"{RUN}.selection.n_images",
+            [5000, 1000],
+            f"{RUN}.selection",
+            ("multiples of batch_size 500", "[5000, 1000]"),
+        ),
         (f"{RUN}.selection.n_images", [5000, 0], f"{RUN}.selection.n_images.1", ("or equal to 1", "found 0")),
         (RUN, GONE, RUN, ("no key 'dcgan_mnist' at train.runs", "found gan_mnist")),
         (RUN, 7, RUN, ("expected a section", "found 7")),

@@ -95,7 +95,7 @@ def test_equals_a_direct_computation(monkeypatch: pytest.MonkeyPatch, sizes: lis
 
 @pytest.mark.parametrize("sizes", [[30], [20, 50], [40, 20], [20, 20]])
 def test_sizes_that_do_not_fit_are_refused(sizes: list[int]):
-    with pytest.raises(InputError, match=r"ascend in multiples of batch_size 20, found \["):
+    with pytest.raises(ValueError, match=r"ascend in multiples of batch_size 20, found \["):
         classify_by_samples(task(), sizes, 20, COMPUTE)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.core.errors import InputError
 from pipeline.core.store import ImageSet
 from pipeline.training.batches import Batches, one_hot
 
@@ -50,7 +51,7 @@ def test_an_epoch_has_every_image_once_and_keeps_the_partial_batch():
         assert sorted(epoch(source, which)) == [*range(300)]
 
 
-@pytest.mark.parametrize(("n", "expected"), [(256, [128, 128]), (100, [100]), (129, [128, 1])])
+@pytest.mark.parametrize(("n", "expected"), [(256, [128, 128]), (100, [100]), (130, [128, 2])])
 def test_number_of_batches(n: int, expected: list[int]):
     source = batches(n)
     assert source.per_epoch == len(expected)
@@ -103,3 +104,8 @@ def test_form_of_a_batch():
 
 def test_one_hot():
     assert one_hot(np.array([2, 0]), 3, "cpu").tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_a_last_batch_of_one_image_is_refused():
+    with pytest.raises(InputError, match="257 images in split 'train' leave a last batch of one image"):
+        batches(257)

@@ -1,0 +1,83 @@
+"""Result rows and their three forms."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from pipeline.core import records
+from pipeline.core.records import COLUMNS, ResultRow
+
+
+def row(**changed) -> ResultRow:
+    values = {
+        "row": "DCGAN (ours)",
+        "column": "test_error_50k_samples",
+        "unit": "percent_error",
+        "kind": "ours",
+        "paper": 2.98,
+        "paper_spread": None,
+        "measured": 3.0 + 1 / 3,
+        "spread": 0.25,
+        "spread_over": "seeds",
+        "n_seeds": 3,
+        "n_images": 50_000,
+        "n_labels": 3_500,
+        "dataset": "MNIST, some",
+        "source": "DCGAN, Table 3",
+        "comparable": "no",
+        "note": "small | nets",
+    }
+    return ResultRow(**(values | changed))
+
+
+def test_columns_are_those_of_the_contract():
+    assert COLUMNS == (
+        "row", "column", "unit", "kind", "paper", "paper_spread", "measured", "spread", "spread_over", "n_seeds",
+        "n_images", "n_labels", "dataset", "source", "comparable", "note",
+    )  # fmt: skip
+
+
+def test_an_empty_measurement_needs_a_note():
+    with pytest.raises(ValueError, match="nothing was measured and no note says why"):
+        row(measured=None, note="")
+    assert row(measured=None, note="not run").measured is None
+
+
+def test_a_published_row_needs_its_number():
+    with pytest.raises(ValueError, match="without the published number"):
+        row(kind="published", paper=None)
+
+
+def test_csv_keeps_numbers_and_absences(tmp_path):
+    rows = [row(), row(row="GAN", measured=None, spread=None, n_seeds=None)]
+    records.write_csv(tmp_path / "t.csv", records.to_frame(rows))
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert tuple(table.columns) == COLUMNS
+    assert table["measured"][0] == 3.33333
+    assert pd.isna(table["measured"][1])
+    assert pd.isna(table["n_seeds"][1])
+    text = (tmp_path / "t.csv").read_bytes()
+    assert b"\r" not in text
+    assert b",3,50000,3500," in text, "counts are whole numbers"
+
+
+def test_metrics_are_nested_slugs_without_the_unmeasured(tmp_path):
+    rows = [row(), row(column="b.c"), row(row="GAN", measured=None)]
+    records.write_metrics(tmp_path / "m.json", records.metrics_of(rows))
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert found == {"dcgan_ours": {"test_error_50k_samples": 3.33333, "b_c": 3.33333}}
+
+
+def test_markdown_shows_paper_measured_and_difference():
+    lines = records.markdown([row(), row(paper=None, measured=1.0, spread=None)], "Title").splitlines()
+    assert lines[0] == "# Title"
+    cells = [cell.strip() for cell in lines[4].split("|")]
+    assert cells[4:7] == ["2.98", "3.33 ± 0.25", "+0.35"]
+    assert "small / nets" in lines[4], "a bar in a note would open a new cell"
+    assert [cell.strip() for cell in lines[5].split("|")][4:7] == ["", "1.00", ""]
+
+
+@pytest.mark.parametrize(("text", "slug"), [("DCGAN (ours)", "dcgan_ours"), ("Real Data", "real_data"), ("a.b", "a_b")])
+def test_slug(text, slug):
+    assert records.slug(text) == slug
