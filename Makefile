@@ -44,6 +44,7 @@ test: $(VENV)/.installed-test  ## format, lint, types and tests
 
 bench: $(VENV)/.installed-bench  ## speed, as ratios against the usual tools, measured in one run
 	$(RUN) -m benchmarks.bench_neighbours
+	$(RUN) -m benchmarks.bench_neighbours --memory --queries 10000
 	$(RUN) -m benchmarks.bench_training
 
 clean:  ## remove what the tools cached; never data, the environment or the DVC cache

@@ -1,5 +1,6 @@
 """The twin profiles' dvc.yaml are generated from the root's, and DVC reads them in their own folders."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,20 @@ def test_plots_of_a_twin_are_found_where_stages_write_them(root, profile):
         for definition in plot.values():
             for path in definition["y"]:
                 assert (folder / path.replace("${profile}", params["profile"])).resolve() in outs
+
+
+@pytest.mark.parametrize("folder", [".", "profiles/laptop", "profiles/paper"])
+def test_dvc_draws_the_plots_from_every_folder(root, folder, tmp_path):
+    """The losses and the curve of the embedded profile are drawn wherever `dvc plots show` is called."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", "show", "--json", "--out", str(tmp_path)],
+        cwd=root / folder, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    drawn = json.loads(shown)["data"]
+    for name in ("error_over_n", "training_dcgan_mnist", "training_gan_mnist"):
+        plots = [plot for key, found in drawn.items() if key.endswith(f"dvc.yaml::{name}") for plot in found]
+        assert plots, f"{name} is drawn for no profile"
+        for plot in plots:
+            assert plot["type"] == "vega"
+            fields = {field for row in plot["content"]["data"]["values"] for field in row}
+            assert fields & {"d_loss", "g_loss", "gan", "dcgan"}
