@@ -36,9 +36,8 @@ def run(main: Callable[..., None]) -> None:
         started = time.time()
         status = "failed"
         try:
-            digest = hashlib.sha256(address.encode()).hexdigest()[
-                :16
-            ]  # a command line may be longer than a file's name
+            # a command line may be longer than the name of a file
+            digest = hashlib.sha256(address.encode()).hexdigest()[:16]
             lock = Path(".work/locks") / f"{re.sub(r'[^A-Za-z0-9_.@-]+', '_', address)[:100]}-{digest}"
             with locked(lock, f"stage {address}"):
                 main(*args, **kwargs)
@@ -66,8 +65,11 @@ def _die_with_parent() -> None:
     """Ask Linux to end this process when DVC dies; a killed dvc would else leave an orphan that goes on writing."""
     if sys.platform != "linux":
         return
-    parent = os.getppid()
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent died before the request
-        os.kill(os.getpid(), signal.SIGKILL)
+    # DVC may have died before that request, while modules were loading. The process that then adopted this one is of
+    # another session. A launcher may be, too, so only a stage that DVC started itself can tell.
+    started_by_dvc = "DVC_STAGE" in os.environ and not os.environ.get("GAN_LAUNCH")
+    if started_by_dvc and os.getsid(os.getppid()) != os.getsid(0):
+        print("error: the dvc that started this stage is gone; run dvc repro again", file=sys.stderr)
+        raise SystemExit(1)

@@ -163,6 +163,35 @@ def test_dies_with_its_parent(tmp_path, project_env):
     assert not (tmp_path / ".work/runs.jsonl").exists()
 
 
+SLOW_TO_LOAD = """
+import pathlib, sys, time
+pathlib.Path("loading").touch()
+while not pathlib.Path("go").exists():
+    time.sleep(0.02)
+sys.argv = ["toy.py", "go", "out.txt"]
+"""
+DVC = """
+import subprocess, sys
+with open("said.txt", "w") as said:
+    subprocess.run([sys.executable, "slow.py"], stderr=said)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sessions and adoption as Linux has them")
+def test_a_stage_whose_dvc_died_while_it_was_loading_does_not_start(tmp_path, project_env):
+    """Seen: kill -9 of dvc in the seconds in which a stage imports torch left an orphan that went on writing."""
+    (tmp_path / "slow.py").write_text(SLOW_TO_LOAD + TOY)
+    env = project_env | {"DVC_STAGE": "train@toy"}
+    with subprocess.Popen([sys.executable, "-c", DVC], cwd=tmp_path, env=env, start_new_session=True) as dvc:
+        wait_until((tmp_path / "loading").exists, "the stage loads")
+        os.kill(dvc.pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
+    said = tmp_path / "said.txt"
+    wait_until(said.read_text, "the stage gives up")
+    assert said.read_text() == "error: the dvc that started this stage is gone; run dvc repro again\n"
+    assert not (tmp_path / "out.txt").exists()
+
+
 def test_name(monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert stage.name("train@toy") == "train@toy"
