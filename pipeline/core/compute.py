@@ -37,7 +37,8 @@ def set_up(compute: Compute) -> None:
         )
         raise InputError(message)
     torch.set_num_threads(compute.threads)
-    torch.use_deterministic_algorithms(mode=True)
+    # The same as use_deterministic_algorithms(True), which would also import the compiler: 150 MB and a second a stage.
+    torch.set_deterministic_debug_mode("error")
     # A debugging aid that comes with the line above; filling every empty tensor took a quarter of the training time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -50,14 +50,14 @@ def generated_digits(
 
     The sheet shows the first seven of each class of the first seed's stream, the very digits that were searched.
     """
-    architecture, tensors = read_architecture(model), store.read_tensors(model / store.NETWORKS_FILE)
+    architecture = read_architecture(model)
     train, test = image_set.rows("train"), image_set.rows("test")
     results, sheets = [], []
-    for seed in store.seeds(tensors):
+    for seed in store.seeds(model):
         epochs = store.read_epochs(model, seed)
         for network, sizes in (("generator", search.n_images), ("generator_last", search.n_images_last_epoch)):
             generator = build_generator(architecture).to(compute.device)
-            store.load_into(generator, tensors, f"seed{seed}/{network}", model)
+            store.read_into(generator, model, f"seed{seed}/{network}")
             task = SearchTask(
                 test_images=image_set.images[test],
                 test_labels=image_set.labels(test),

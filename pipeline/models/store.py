@@ -49,12 +49,17 @@ def load_into(network: nn.Module, tensors: dict[str, torch.Tensor], prefix: str,
     network.load_state_dict(found)
 
 
+def read_into(network: nn.Module, model: Path, prefix: str) -> None:
+    """Copy the tensors under ``prefix/`` of a model folder into a network; errors as :func:`load_into`."""
+    load_into(network, read_tensors(model / NETWORKS_FILE, f"{prefix}/"), prefix, model)
+
+
 def _shape(tensor: torch.Tensor | None) -> str:
     return "no such tensor" if tensor is None else "x".join(map(str, tensor.shape))
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file.
+def read_tensors(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file whose names begin with ``prefix``; no others are brought into memory.
 
     Raises
     ------
@@ -62,7 +67,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         If the file is missing or damaged.
     """
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     except FileNotFoundError as error:
         message = f"{path}: missing; run the stage that makes this model (dvc repro)"
         raise InputError(message) from error
@@ -113,9 +119,9 @@ def read_run(model: Path) -> dict[str, Any]:
         raise InputError(message) from error
 
 
-def seeds(tensors: dict[str, torch.Tensor]) -> list[int]:
+def seeds(model: Path) -> list[int]:
     """The seeds whose networks a model folder holds, ascending."""
-    return sorted({int(name.partition("/")[0].removeprefix("seed")) for name in tensors})
+    return sorted(read_run(model)["params"]["seeds"])
 
 
 def read_epochs(model: Path, seed: int) -> dict[str, int]:

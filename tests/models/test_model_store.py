@@ -109,11 +109,17 @@ def test_a_missing_file_is_refused(tmp_path: Path):
         store.read_run(tmp_path)
 
 
-def test_seeds_of_a_folder():
-    tensors = {
-        f"seed{seed}/{net}/weight": torch.zeros(1) for seed in (10, 2, 0) for net in ("generator", "discriminator")
-    }
-    assert store.seeds(tensors) == [0, 2, 10]
+def test_seeds_of_a_folder(tmp_path: Path):
+    store.write_model(tmp_path / "model", {}, {"params": {"seeds": [10, 2, 0]}}, {})
+    assert store.seeds(tmp_path / "model") == [0, 2, 10]
+
+
+def test_only_what_was_asked_for_is_read(tmp_path: Path):
+    tensors = {f"seed{seed}/{net}/weight": torch.full((2,), float(seed)) for seed in (1, 10) for net in ("a", "b")}
+    path = tmp_path / store.NETWORKS_FILE
+    store.write_tensors(path, tensors)
+    assert set(store.read_tensors(path)) == set(tensors)
+    assert list(store.read_tensors(path, "seed1/a/")) == ["seed1/a/weight"], "seed10 begins alike"
 
 
 RUN = {
