@@ -1,0 +1,34 @@
+"""The README's table of results is what the committed CSVs say."""
+
+import re
+
+import pandas as pd
+import pytest
+
+ROWS = {"Real Data": "Real Data", "GAN": "GAN", "DCGAN": "DCGAN (ours)"}
+COLUMNS = {"50 K": "test_error_50k_samples", "10 M": "test_error_10m_samples"}
+
+
+def printed_rows(root) -> list[list[str]]:
+    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [row for row in cells if row[0] in ROWS and len(row) == 5]
+
+
+def as_printed(row: pd.Series) -> str:
+    return f"{row['measured']:.2f}" + (f" ± {row['spread']:.2f}" if pd.notna(row["spread"]) else "")
+
+
+def test_every_result_is_printed(root):
+    assert [(row[0], row[1]) for row in printed_rows(root)] == [
+        ("Real Data", "50 K"), ("GAN", "50 K"), ("GAN", "10 M"), ("DCGAN", "50 K"), ("DCGAN", "10 M"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("profile", "cell"), [("laptop", 3), ("embedded", 4)])
+def test_numbers_are_those_of_the_tables(root, profile, cell):
+    table = pd.read_csv(root / f"reports/{profile}/tables/dcgan_table3.csv").set_index(["row", "column"])
+    for printed in printed_rows(root):
+        row = table.loc[(ROWS[printed[0]], COLUMNS[printed[1]])]
+        assert float(printed[2]) == row["paper"]
+        assert re.sub(r" \(.*\)", "", printed[cell]) == as_printed(row)
