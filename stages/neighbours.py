@@ -17,7 +17,8 @@ def main(params_file: Path, name: str, images: Path, source: Path, out: Path, sh
     machine = params.load(params_file, compute.Compute, own="compute")
     compute.set_up(machine)
     image_set = open_set(images)
-    inputs = {"script": Path("stages/neighbours.py"), "data": [images, source], "search": search, "compute": machine}
+    inputs = {"script": Path("stages/neighbours.py"), "data": [images, source], "search": search}
+    inputs |= compute.record(machine)
     with scratch(stage.name(f"neighbours@{name}"), **inputs) as folder:
         if source == images:
             results, shown = table3.real_digits(image_set, machine)

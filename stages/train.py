@@ -30,7 +30,7 @@ def main(params_file: Path, name: str, images: Path, out: Path, curves: Path) ->
         compute=machine,
     )
     with scratch(
-        stage.name(f"train@{name}"), script=Path("stages/train.py"), data=[images], run=run, compute=machine
+        stage.name(f"train@{name}"), script=Path("stages/train.py"), data=[images], run=run, **compute.record(machine)
     ) as folder:
         trained = adversarial.train(image_set, run, machine, folder, score)
         record = {

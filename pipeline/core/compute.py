@@ -24,7 +24,7 @@ class Compute:
 def set_up(compute: Compute) -> None:
     """Cap torch, BLAS and OpenMP at the same number of threads and demand repeatable algorithms.
 
-    Called before the heavy imports: BLAS libraries read their environment once.
+    torch's own count decides the networks' bytes. The environment reaches libraries that load later, and children.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
         os.environ[variable] = str(compute.threads)

@@ -25,8 +25,12 @@ def whole_directory(out: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
-            _remove(out)
+            old = out.with_name(f".{out.name}.old.partial")
+            _remove(old)
+            if out.exists():
+                out.rename(old)
             partial.rename(out)
+            _remove(old)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -47,7 +47,6 @@ def scratch(stage: str, *, script: Path, data: list[Path], **settings: Any) -> I
     }
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     folder = scratch_root() / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', stage)}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock", f"stage {stage} with the same params, code and data"):
         yield folder
         shutil.rmtree(folder)
@@ -56,8 +55,13 @@ def scratch(stage: str, *, script: Path, data: list[Path], **settings: Any) -> I
 @contextmanager
 def locked(lock_file: Path, what: str) -> Iterator[None]:
     """Hold an exclusive lock; the kernel drops it when the process dies, however it dies."""
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file.open("a+") as file:
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        opened = lock_file.open("a+")
+    except OSError as error:
+        message = f"{lock_file}: cannot be written ({error.strerror}); the place (.work, GAN_SCRATCH) must be writable"
+        raise InputError(message) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

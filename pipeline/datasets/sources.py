@@ -128,7 +128,8 @@ def download(url: str, *, belongs: str) -> Path:
     InputError
         If the address cannot be reached: says where the file belongs, to be put there by hand.
     """
-    target = Path(".work/downloads") / url.rpartition("/")[2]
+    # the process in the name: two profiles may fetch the same file at once
+    target = Path(".work/downloads") / f"{os.getpid()}-{url.rpartition('/')[2]}"
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:

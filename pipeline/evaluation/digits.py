@@ -97,7 +97,7 @@ def classify_by_samples(
                 if search.seen in sizes:
                     rows.append(_row(search, task.test_labels))
                 progress.advance(len(part.labels))
-            if checkpoint_file is not None and clock.due():
+            if checkpoint_file is not None and (clock.due() or search.seen == sizes[-1]):
                 with whole_file(checkpoint_file) as partial:
                     write_tensors(partial, search.state() | {"rows": _tensor_of(rows)})
     return pd.DataFrame(rows)

@@ -10,6 +10,8 @@ from torch import nn
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.images import from_unit
 from pipeline.core.seeding import torch_stream
+from pipeline.training.adversarial import uniform_z
+from pipeline.training.batches import one_hot
 
 CLASSES = 10
 
@@ -50,9 +52,9 @@ def sample_batches(
     batch_size : images a batch, a multiple of 10; batch statistics make it part of the result
     """
     labels = balanced_labels(batch_size)
-    y = torch.nn.functional.one_hot(torch.from_numpy(labels), CLASSES).float().to(compute.device)
+    y = one_hot(labels, CLASSES, compute.device)
     for number in range(first, last):
-        z = torch.rand(batch_size, z_dim, generator=torch_stream(seed, stream, number)).mul_(2).sub_(1)
+        z = uniform_z(batch_size, z_dim, torch_stream(seed, stream, number))
         with torch.inference_mode(), autocast(compute):
             images = generator(z.to(compute.device), y)
         yield Samples(images=from_unit(images), labels=labels)

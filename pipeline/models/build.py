@@ -23,6 +23,11 @@ class Architecture:
     filters: Annotated[int, Ge(0)]
     hidden: Annotated[int, Ge(1)]
 
+    def __post_init__(self) -> None:
+        if self.name == "dcgan_mnist" and self.filters < 1:
+            message = f"filters must be at least 1 for dcgan_mnist, found {self.filters}"
+            raise ValueError(message)
+
 
 def read_architecture(model: Path) -> Architecture:
     """The architecture that a model folder was trained with."""

@@ -26,8 +26,10 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path])
     lines += ["![Test error over the number of generated digits](figures/error_over_n.png)", ""]
     lines += ["## DCGAN, Figure 9: digits", ""]
     lines += ["![Real digits, GAN, DCGAN](figures/dcgan_fig9.png)", ""]
-    lines += ["Chosen by seed: the first seven of each class of the stream that the table was measured on. A digit is"]
-    lines += ["recognised if the nearest real training digit has the label that the generator was asked for.", ""]
+    lines += [
+        "Chosen by order: the first seven test digits of each class, and of the streams that the table was measured"
+    ]
+    lines += ["on. A digit is recognised if the nearest real training digit has its label.", ""]
     lines += ["## Training runs", "", *_runs(models), "", "Curves: `dvc plots show`.", ""]
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """Measured beside published: one function a table, from the results that the stages before left in a folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,12 +22,12 @@ class Report:
     Attributes
     ----------
     comparable : whether they may be set beside the paper's
-    note : what was reduced, put into every measured row's note; empty in the paper profile
+    notes : name of a run -> what was reduced or chosen in it, put into the note of its rows
     datasets : name of a dataset -> what it really is here
     """
 
     comparable: Literal["yes", "reduced", "no"]
-    note: str
+    notes: dict[str, str]
     datasets: dict[str, str]
 
 
@@ -45,7 +45,9 @@ def dcgan_table3(results: Path, report: Report) -> list[ResultRow]:
             continue
         network = "real" if printed.row == "Real Data" else "generator"
         rows.append(_measured(printed, models[printed.row], network, report))
-    rows += [_last_epoch(row, models[row], report) for row in ("GAN", "DCGAN (ours)") if row in models]
+    for row in ("GAN", "DCGAN (ours)"):
+        if row in models:
+            rows += _last_epoch(row, models[row], report)
     return rows
 
 
@@ -94,39 +96,53 @@ def _unmeasured(printed: papers.Published, *, comparable: str, dataset: str, not
 
 def _measured(printed: papers.Published, results: pd.DataFrame, network: str, report: Report) -> ResultRow:
     """The row at the nominal number of images, or at the most that this profile has."""
-    nominal = NOMINAL[printed.column]
-    found = results[results["network"] == network]
-    n_images = int(found.loc[found["n_images"] <= nominal, "n_images"].max())
-    kind = "real training" if network == "real" else "generated"
-    short = f"{n_images:,} {kind} digits instead of {nominal:,}" if n_images != nominal else ""
-    return _row(found, n_images, report, row=printed.row, column=printed.column, printed=printed, notes=[short])
+    found = _at_most(results[results["network"] == network], NOMINAL[printed.column])
+    if found.empty:
+        note = f"no search of {NOMINAL[printed.column]:,} digits or fewer was run (neighbours.n_images)"
+        return _unmeasured(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
+    return _row(found, report, row=printed.row, column=printed.column, printed=printed)
 
 
-def _last_epoch(row: str, results: pd.DataFrame, report: Report) -> ResultRow:
-    found = results[results["network"] == "generator_last"]
-    notes = ["networks of the last epoch instead of the one that validation chose"]
-    n_images = int(found["n_images"].max())
-    return _row(found, n_images, report, row=f"{row}, last epoch", column=papers.AT_50K, printed=None, notes=notes)
+def _last_epoch(row: str, results: pd.DataFrame, report: Report) -> list[ResultRow]:
+    """An extra row for the networks of the last epoch, if they were searched with 50,000 digits or fewer."""
+    found = _at_most(results[results["network"] == "generator_last"], NOMINAL[papers.AT_50K])
+    if found.empty:
+        return []
+    note = "networks of the last epoch instead of the one that validation chose"
+    return [_row(found, report, row=row, column=papers.AT_50K, printed=None, notes=[note])]
+
+
+def _at_most(found: pd.DataFrame, nominal: int) -> pd.DataFrame:
+    """The rows of the largest search that does not exceed the nominal number of images; empty if there is none."""
+    n_images = found["n_images"]
+    return found[n_images == n_images[n_images <= nominal].max()]
 
 
 def _row(
     found: pd.DataFrame,
-    n_images: int,
     report: Report,
     *,
     row: str,
     column: str,
     printed: papers.Published | None,
-    notes: list[str],
+    notes: Sequence[str] = (),
 ) -> ResultRow:
-    at_size = found[found["n_images"] == n_images]
-    errors = at_size["error_percent"]
-    real = (at_size["network"] == "real").all()
-    chosen = "" if real else f"epochs {', '.join(str(epoch) for epoch in at_size['epoch'])}"
-    n_test = int(at_size["n_test"].iloc[0])
-    notes = [*notes, chosen, f"{n_test:,} test digits" if n_test != 10_000 else "", "" if real else report.note]
+    """A measured row from the results of one size: one line a seed."""
+    errors = found["error_percent"]
+    real = bool((found["network"] == "real").all())
+    n_images, n_test, nominal = int(found["n_images"].iloc[0]), int(found["n_test"].iloc[0]), NOMINAL[column]
+    kind = "real training" if real else "generated"
+    notes = [
+        f"{n_images:,} {kind} digits instead of {nominal:,}" if n_images != nominal else "",
+        *notes,
+        "" if real else f"epochs {', '.join(str(epoch) for epoch in found['epoch'])}",
+        f"{n_test:,} test digits" if n_test != 10_000 else "",
+        report.notes.get(TABLE3_RESULTS[row], ""),
+    ]
+    # the real digits need no schedule: with all of them, the row of a reduced profile is the paper's
+    whole = real and n_images == nominal and report.comparable == "reduced"
     return ResultRow(
-        row=row,
+        row=row if printed else f"{row}, last epoch",
         column=column,
         unit="percent_error",
         kind="ours" if printed else "extra",
@@ -137,9 +153,9 @@ def _row(
         spread_over="seeds" if len(errors) > 1 else "",
         n_seeds=None if real else len(errors),
         n_images=n_images,
-        n_labels=int(at_size["n_labels"].iloc[0]),
+        n_labels=int(found["n_labels"].iloc[0]),
         dataset=report.datasets["mnist"],
         source=printed.source if printed else "ours",
-        comparable=report.comparable,
+        comparable="yes" if whole else report.comparable,
         note="; ".join(filter(None, notes)),
     )

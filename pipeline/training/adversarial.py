@@ -66,6 +66,14 @@ class Run:
     l2: Annotated[float, Ge(0)]
     selection: Selection
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            message = "constant_epochs + decay_epochs must be at least 1, found 0"
+            raise ValueError(message)
+        if len(set(self.seeds)) != len(self.seeds):
+            message = f"seeds must differ from each other, found {self.seeds}"
+            raise ValueError(message)
+
     @property
     def epochs(self) -> int:
         """Epochs at the full learning rate and epochs of its decay."""
@@ -92,8 +100,9 @@ class Trained:
     Attributes
     ----------
     tensors : ``seed<k>/{generator, discriminator}/...`` of the chosen epoch, ``seed<k>/generator_last/...``
-    history : seed, step, epoch, learning_rate, d_loss, g_loss, d_real, d_fake; means since the row before
-    validation : seed, epoch, n_images, error_percent, mean_distance, chosen
+    history : seed, step, epoch (of the step, from 0), learning_rate, d_loss, g_loss, d_real, d_fake; means since the
+        row before
+    validation : seed, epoch (epochs done, from 1), n_images, error_percent, mean_distance, chosen
     """
 
     tensors: dict[str, torch.Tensor]
@@ -140,6 +149,7 @@ def train_seed(
             epochs_done, inside = divmod(state.step, batches.per_epoch)
             due = epochs_done % run.selection.every_epochs == 0 or epochs_done == run.epochs
             if inside == 0 and due:
+                save(checkpoint_file, state)  # scoring may take longer than the clock allows
                 consider(state, score(state.networks.generator, seed), seed=seed, epoch=epochs_done)
             if clock.due() or state.step == total:
                 save(checkpoint_file, state)

@@ -9,7 +9,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.records import write_table
 from pipeline.reporting import page, tables
 
-REPORT = tables.Report(comparable="no", note="", datasets={"mnist": "a few digits"})
+REPORT = tables.Report(comparable="no", notes={}, datasets={"mnist": "a few digits"})
 MACHINE = {"device": "cpu", "threads": 2, "precision": "bf16", "instruction_set": "avx512+amx+bf16"}
 
 
