@@ -149,7 +149,6 @@ def train_seed(
             epochs_done, inside = divmod(state.step, batches.per_epoch)
             due = epochs_done % run.selection.every_epochs == 0 or epochs_done == run.epochs
             if inside == 0 and due:
-                save(checkpoint_file, state)  # scoring may take longer than the clock allows
                 consider(state, score(state.networks.generator, seed), seed=seed, epoch=epochs_done)
             if clock.due() or state.step == total:
                 save(checkpoint_file, state)

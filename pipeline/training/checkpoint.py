@@ -12,7 +12,7 @@ from pipeline.core.files import whole_file
 from pipeline.models.store import load_into, named_tensors, read_note, read_tensors, write_tensors
 from pipeline.training.updates import Networks
 
-SECONDS_BETWEEN = 45.0
+SECONDS_BETWEEN = 30.0  # with the time of scoring an epoch on top, a kill still loses less than a minute
 
 
 @dataclass(kw_only=True)

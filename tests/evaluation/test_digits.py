@@ -225,7 +225,9 @@ def test_generated_digits(tmp_path: Path):
         {"seed": [0, 0, 7, 7], "epoch": [2, 4, 2, 4], "n_images": 10, "chosen": [True, False, False, True]}
     )
     architecture = {"name": "gan_mnist", "z_dim": 6, "filters": 0, "hidden": 16}
-    store.write_model(model, tensors, {"params": {"architecture": architecture}}, {"validation": validation})
+    store.write_model(
+        model, tensors, {"params": {"architecture": architecture, "seeds": [0, 7]}}, {"validation": validation}
+    )
     search = Search(batch_size=20, n_images=[40, 100], n_images_last_epoch=[60])
     rows, sheet = table3.generated_digits(digit_set(), model, search, COMPUTE, tmp_path)
     assert rows[["seed", "network", "epoch", "n_images"]].to_numpy().tolist() == [
