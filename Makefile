@@ -42,10 +42,13 @@ test: $(VENV)/.installed-test  ## format, lint, types and tests
 	$(ENVIRONMENT) $(RUN) -m pyright
 	$(ENVIRONMENT) $(RUN) -m pytest
 
-bench: $(VENV)/.installed-bench  ## speed, as ratios against the usual tools, measured in one run
+bench: $(VENV)/.installed  ## speed, as ratios against the usual tools, measured in one run
 	$(RUN) -m benchmarks.bench_neighbours
 	$(RUN) -m benchmarks.bench_neighbours --memory --queries 10000
 	$(RUN) -m benchmarks.bench_training
+	$(RUN) -m benchmarks.bench_export
+	$(RUN) -m benchmarks.bench_faces
+	$(RUN) -m benchmarks.bench_grouping
 
 clean:  ## remove what the tools cached; never data, the environment or the DVC cache
 	rm -rf .pytest_cache .ruff_cache .hypothesis dvc_plots .work/verify build dist
@@ -58,10 +61,6 @@ $(VENV)/.installed: $(DEPENDENCIES) | tools
 $(VENV)/.installed-test: $(DEPENDENCIES) | tools
 	$(PIP) -e '.[test]'
 	@touch $(VENV)/.installed $@
-
-$(VENV)/.installed-bench: $(DEPENDENCIES) | tools
-	$(PIP) -e '.[test,bench]'
-	@touch $(VENV)/.installed $(VENV)/.installed-test $@
 
 # Git, a Python that is new enough, and the environment itself.
 tools:

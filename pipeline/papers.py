@@ -34,3 +34,18 @@ DCGAN_TABLE3 = (
     _table3("DCGAN (ours)", AT_50K, 2.98, "ours", "DCGAN, Table 3"),
     _table3("DCGAN (ours)", AT_10M, 1.48, "ours", "DCGAN, Table 3"),
 )
+
+
+def _dataset(row: str, column: str, value: float, unit: str, source: str) -> Published:
+    return Published(row=row, column=column, value=value, spread=None, unit=unit, kind="ours", source=source)
+
+
+LSUN, LSUN_DEDUP, FACES = "LSUN bedrooms", "LSUN bedrooms, deduplicated", "Faces"
+# In the running text of DCGAN, section 4, as "a little over 3 million", "approximately 275,000", "less than 1 in 100".
+DATASETS = (
+    _dataset(LSUN, "out", 3_000_000, "images", "DCGAN, section 4.1"),
+    _dataset(LSUN_DEDUP, "duplicates", 275_000, "images", "DCGAN, section 4.1.1"),
+    _dataset(LSUN_DEDUP, "false_positives", 1.0, "percent", "DCGAN, section 4.1.1: below 1 in 100, judged by eye"),
+    _dataset(FACES, "photos", 3_000_000, "photos", "DCGAN, section 4.2"),
+    _dataset(FACES, "out", 350_000, "images", "DCGAN, section 4.2"),
+)

@@ -1,18 +1,19 @@
-"""Stage `fetch`: the raw bytes of one dataset, verified."""
+"""Stage `fetch`: the raw bytes of one data set, verified, or the pin of data left in place."""
 
 from pathlib import Path
 
 from pipeline.core import params, stage
 from pipeline.core.errors import InputError
-from pipeline.datasets import sources
+from pipeline.datasets.fetch import FETCH
 
 
 def main(params_file: Path, name: str, out: Path) -> None:
-    """Fetch dataset NAME into the folder OUT."""
-    if name != "mnist":
-        message = f"fetch: no source for dataset '{name}'; expected mnist"
+    """Fetch data set NAME into the folder OUT."""
+    if name not in FETCH:
+        message = f"fetch: no source for data set '{name}'; expected {', '.join(FETCH)}"
         raise InputError(message)
-    sources.fetch_mnist(out, params.load(params_file, sources.MnistSource, own="fetch.mnist"))
+    section, fetch = FETCH[name]
+    fetch(out, params.load(params_file, section, own=f"fetch.{name}"))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from pipeline.core import records, stage
-from pipeline.reporting import figures
+from pipeline.reporting import drawing, figures
 
 
 def main(_params_file: Path, name: str, results: Path, png: Path, metrics: Path, numbers: Path) -> None:
     """Draw figure NAME from the folder RESULTS."""
     drawn = figures.FIGURES[name](results)
-    figures.save(drawn.figure, png)
+    drawing.save(drawn.figure, png)
     records.write_metrics(metrics, drawn.metrics)
     records.write_csv(numbers, drawn.numbers)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.core import compute, params, records, stage
 from pipeline.core.scratch import scratch
-from pipeline.core.store import open_set
+from pipeline.core.store import open_set, write_arrays
 from pipeline.evaluation import digits, table3
 
 
@@ -25,7 +25,7 @@ def main(params_file: Path, name: str, images: Path, source: Path, out: Path, sh
         else:
             results, shown = table3.generated_digits(image_set, source, search, machine, folder)
         records.write_parquet(out, results)
-        table3.write_sheet(sheet, shown)
+        write_arrays(sheet, images=shown.images, labels=shown.labels, nearest_labels=shown.nearest_labels)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `report`: report.md of a profile, and what its numbers rest on."""
+"""Stage `report`: report.md and datasets.md of a profile, and what its numbers rest on."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from pipeline.reporting import page, tables
 
 
 def main(params_file: Path, profile: str, reports: Path, models: list[Path]) -> None:
-    """Write report.md and metrics/provenance.json into REPORTS, from what lies there and the run records of MODELS."""
+    """Write the pages and metrics/provenance.json into REPORTS, from what lies there and the run records of MODELS."""
     report = params.load(params_file, tables.Report, own="report")
     files.write_text(reports / "report.md", page.report_page(profile, report, reports, models))
+    files.write_text(reports / "datasets.md", page.datasets_page(profile, report, reports))
     records.write_metrics(reports / "metrics/provenance.json", page.provenance(models))
 
 

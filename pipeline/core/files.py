@@ -1,6 +1,7 @@
 """Outputs appear whole or not at all: written under a temporary name beside their place, then renamed."""
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -27,9 +28,7 @@ def whole_directory(out: Path) -> Iterator[Path]:
             yield partial
             old = out.with_name(f".{out.name}.old.partial")
             _remove(old)
-            if out.exists():
-                out.rename(old)
-            partial.rename(out)
+            _swap(partial, out, old)
             _remove(old)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -55,6 +54,19 @@ def write_text(out: Path, text: str) -> None:
     """Write a small text file whole, with Unix line ends on every platform."""
     with whole_file(out) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _swap(partial: Path, out: Path, old: Path) -> None:
+    """Put ``partial`` in the place of ``out``; if that fails, ``out`` is what it was."""
+    existed = out.exists()
+    if existed:
+        out.rename(old)
+    try:
+        partial.rename(out)
+    except BaseException:
+        if existed:
+            old.rename(out)
+        raise
 
 
 def _partial(out: Path) -> Path:
@@ -98,5 +110,14 @@ def _explained(out: Path) -> Iterator[None]:
         number = os_error_number(error)
         if isinstance(error, InputError) or number not in _CAUSES:
             raise
+        place = getattr(error, "filename", None)
+        if isinstance(place, str | Path) and not _belongs(Path(place).absolute(), out.absolute()):
+            message = f"{place}: {os.strerror(number)}, while {out} was being made; nothing was replaced"
+            raise InputError(message) from error
         message = f"{out}: could not be written: {_CAUSES[number]} and run the stage again; nothing was replaced"
         raise InputError(message) from error
+
+
+def _belongs(place: Path, out: Path) -> bool:
+    """Whether writing ``out`` touches ``place``: its folders (they may have to be made) or the unfinished one."""
+    return place.parent in out.parents or place in out.parents or _partial(out) in place.parents

@@ -1,17 +1,25 @@
 """Images between their forms: uint8 N x H x W x C as stored, float N x C x H x W as networks see them, and sheets."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch  # sheets are laid out without it
 
 
-def to_unit(images: np.ndarray, device: str = "cpu") -> torch.Tensor:
+def to_unit(images: np.ndarray, device: str = "cpu") -> "torch.Tensor":
     """uint8 (N, H, W, C) -> float32 (N, C, H, W) in [0, 1], channels_last: x / 255, the range of the MNIST networks."""
+    import torch
+
     tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     return tensor.permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
 
 
-def from_unit(images: torch.Tensor) -> np.ndarray:
+def from_unit(images: "torch.Tensor") -> np.ndarray:
     """float (N, C, H, W) in [0, 1] -> uint8 (N, H, W, C), rounded to the nearest of 256 levels."""
+    import torch
+
     levels = images.float().mul(255.0).round_().clamp_(0, 255).to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

@@ -7,7 +7,8 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
 import numpy as np
 import pydantic.dataclasses
@@ -85,6 +86,14 @@ def load(params_file: Path, section_class: type[Section], own: str, *, shared: s
     return _validate(section_class, merged, params_file, own, home, shared)
 
 
+def load_optional(params_file: Path, section_class: type[Section], own: str) -> Section | None:
+    """Load one section strictly, or None where the file has a null in its place; errors as :func:`load`."""
+    outer, _, key = own.rpartition(".")
+    if key in (place := _lookup(read(params_file), outer, params_file)) and place[key] is None:
+        return None
+    return load(params_file, section_class, own)
+
+
 def _child(own: str, shared: str) -> str:
     return own.removeprefix(shared + ".").split(".")[0]
 
@@ -158,8 +167,18 @@ def _fields(section_class: type, path: tuple[Any, ...]) -> list[str]:
     """Names of the fields of the (nested) section that ``path`` leads to."""
     current: Any = section_class
     for part in path:
-        hints = {f.name: f.type for f in dataclasses.fields(current)}
-        current = hints.get(part)
-        if not dataclasses.is_dataclass(current):
+        if get_origin(current) is dict:  # its keys are free: ``part`` is one of them
+            current = get_args(current)[1]
+        elif dataclasses.is_dataclass(current):
+            current = _plain({f.name: f.type for f in dataclasses.fields(current)}.get(part))
+        else:
             return []
-    return [f.name for f in dataclasses.fields(current)]
+    return [f.name for f in dataclasses.fields(current)] if dataclasses.is_dataclass(current) else []
+
+
+def _plain(hint: Any) -> Any:
+    """A field's type without ``None`` and ``Annotated``."""
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    choices = [choice for choice in get_args(hint) if choice is not NoneType]
+    return _plain(choices[0]) if get_origin(hint) is UnionType and len(choices) == 1 else hint

@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.core.files import whole_file, write_text
 
 DIGITS = 6  # significant digits of a stored number
+COUNTED = ("images", "photos", "classes")  # units without decimals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +114,9 @@ def markdown(rows: Sequence[ResultRow], title: str) -> str:
             row.row,
             f"{row.column} [{row.unit}]",
             row.kind,
-            _number(row.paper, row.paper_spread),
-            _number(row.measured, row.spread),
-            "" if difference is None else f"{difference:+.2f}",
+            _number(row.paper, row.paper_spread, row.unit),
+            _number(row.measured, row.spread, row.unit),
+            "" if difference is None else f"{difference:+,.{_decimals(row.unit)}f}",
             "" if row.n_seeds is None else str(row.n_seeds),
             "" if row.n_images is None else f"{row.n_images:,}",
             row.comparable,
@@ -125,10 +126,15 @@ def markdown(rows: Sequence[ResultRow], title: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _number(value: float | None, spread: float | None) -> str:
+def _number(value: float | None, spread: float | None, unit: str) -> str:
     if value is None:
         return ""
-    return f"{value:.2f}" if spread is None else f"{value:.2f} ± {spread:.2f}"
+    number = f"{value:,.{_decimals(unit)}f}"
+    return number if spread is None else f"{number} ± {spread:.2f}"
+
+
+def _decimals(unit: str) -> int:
+    return 0 if unit in COUNTED else 2
 
 
 def write_table(rows: Sequence[ResultRow], title: str, *, csv: Path, md: Path, metrics: Path) -> None:

@@ -4,9 +4,12 @@ A resumed run needs no saved random state: step ``i`` draws from stream ``i``.
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch  # stages and workers that only need NumPy should not pay a second for it
 
 
 def stream_seed(seed: int, name: str, index: int = 0) -> int:
@@ -15,8 +18,10 @@ def stream_seed(seed: int, name: str, index: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def torch_stream(seed: int, name: str, index: int = 0) -> torch.Generator:
+def torch_stream(seed: int, name: str, index: int = 0) -> "torch.Generator":
     """CPU generator of the stream; noise is drawn on the CPU so that every device sees the same z."""
+    import torch
+
     return torch.Generator().manual_seed(stream_seed(seed, name, index))
 
 

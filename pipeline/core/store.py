@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import InputError
-from pipeline.core.files import whole_directory
+from pipeline.core.files import whole_directory, whole_file
 
 INDEX_COLUMNS = ("key", "split", "label", "source")
 REJECT_COLUMNS = ("key", "reason")
@@ -98,6 +98,27 @@ def check_set(path: Path, images: np.ndarray, index: pd.DataFrame) -> None:
             "remove the folder and run the stage that makes it again"
         )
         raise InputError(message)
+
+
+def read_rejects(path: Path) -> pd.DataFrame:
+    """The rejects of a set: key, reason, and what else the stage knows."""
+    file = path / "rejects.parquet"
+    try:
+        rejects = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        message = f"{file}: missing or not a whole parquet file ({error}); remove {path} and run dvc repro"
+        raise InputError(message) from error
+    missing = [column for column in REJECT_COLUMNS if column not in rejects.columns]
+    if missing:
+        message = f"{file}: no column {', '.join(missing)}; expected {', '.join(REJECT_COLUMNS)}"
+        raise InputError(message)
+    return rejects
+
+
+def write_arrays(out: Path, **arrays: np.ndarray) -> None:
+    """Write named arrays as ``.npz``, whole; NumPy gives the members a fixed date, so the bytes repeat."""
+    with whole_file(out) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] - its flag allow_pickle is not among them
 
 
 def no_rejects() -> pd.DataFrame:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.compute import Compute
-from pipeline.core.files import whole_file
 from pipeline.core.store import ImageSet
 from pipeline.evaluation.digits import Search, SearchTask, classify_by_images, classify_by_samples
 from pipeline.evaluation.generate import CLASSES, sample_batches
@@ -73,12 +72,6 @@ def generated_digits(
                 images, labels = _first_samples(task, search.batch_size, compute)
                 sheets.append(_sheet(image_set, images, labels, compute))
     return pd.concat(results, ignore_index=True), sheets[0]
-
-
-def write_sheet(out: Path, sheet: Sheet) -> None:
-    """Write a sheet as ``.npz``; NumPy gives its members a fixed date, so the bytes repeat."""
-    with whole_file(out) as partial, partial.open("wb") as file:
-        np.savez(file, images=sheet.images, labels=sheet.labels, nearest_labels=sheet.nearest_labels)
 
 
 def _first_samples(task: SearchTask, batch_size: int, compute: Compute) -> tuple[np.ndarray, np.ndarray]:

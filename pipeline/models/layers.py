@@ -1,4 +1,4 @@
-"""Building blocks of the networks: no biases anywhere, batch norm by the statistics of the batch at hand."""
+"""Building blocks of the networks: no biases but batch norm's shift, batch norm by the statistics of this batch."""
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,33 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C) or (B, C, H, W) -> the same shape; sums are taken in fp32 whatever the dtype."""
-        eps = 1e-5 if x.dtype in REDUCED_PRECISION else 1e-8
-        return F.batch_norm(x, None, None, training=True, eps=eps)
+        return F.batch_norm(x, None, None, training=True, eps=batch_norm_eps(x.dtype))
+
+
+def batch_norm_eps(dtype: torch.dtype) -> float:
+    """What is added to the variance of activations of this dtype."""
+    return 1e-5 if dtype in REDUCED_PRECISION else 1e-8
+
+
+class AffineBatchNorm(nn.Module):
+    """:class:`BatchNorm` with a learnt gain and shift per channel, or per unit where no places follow the channels."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(n))
+        self.shift = nn.Parameter(torch.empty(n))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C) or (B, C, H, W) -> the same shape; sums are taken in fp32 whatever the dtype."""
+        return F.batch_norm(x, None, None, self.gain, self.shift, training=True, eps=batch_norm_eps(x.dtype))
+
+    def with_moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What ``forward`` gives, and the fp32 means (C,) and biased variances (C,) that it normalised by."""
+        eps = batch_norm_eps(x.dtype)
+        y, mean, inverse_std = torch.native_batch_norm(
+            x, self.gain, self.shift, None, None, training=True, momentum=0.0, eps=eps
+        )
+        return y, mean, (inverse_std.double().pow(-2) - eps).clamp_min(0).float()
 
 
 class Linear(nn.Module):
@@ -61,6 +86,75 @@ class Up(nn.Module):
         return F.conv_transpose2d(x, weight, stride=2, padding=2, output_padding=1)
 
 
+class Convolution(nn.Module):
+    """Convolution without bias, of an odd kernel k with padding k // 2: the side divided by the stride."""
+
+    def __init__(self, n_in: int, n_out: int, *, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(n_out, n_in, kernel, kernel))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, n_in, H, W) -> (B, n_out, H / stride, W / stride)."""
+        return F.conv2d(x, self.weight, stride=self.stride, padding=self.weight.shape[-1] // 2)
+
+    def extra_repr(self) -> str:
+        """What the shape of the weights does not tell."""
+        return f"stride={self.stride}"
+
+
+class Deconvolution(nn.Module):
+    """Fractionally strided convolution without bias, of an odd kernel: the side times the stride, exactly."""
+
+    def __init__(self, n_in: int, n_out: int, *, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(n_in, n_out, kernel, kernel))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, n_in, H, W) -> (B, n_out, H * stride, W * stride)."""
+        padding = self.weight.shape[-1] // 2
+        return F.conv_transpose2d(x, self.weight, stride=self.stride, padding=padding, output_padding=self.stride - 1)
+
+    def extra_repr(self) -> str:
+        """What the shape of the weights does not tell."""
+        return f"stride={self.stride}"
+
+
+class MaxPool(nn.Module):
+    """The largest of each 2 x 2 places. Not ``F.max_pool2d``, whose gradient on CUDA is not repeatable."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H/2, W/2)."""
+        x = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+        return torch.maximum(x[..., ::2], x[..., 1::2])
+
+
+class Upsample(nn.Module):
+    """Each place four times: nearest-neighbour upsampling."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W)."""
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class Maxout(nn.Module):
+    """The larger of two linear pieces (Goodfellow et al. 2013): channel c of the first half with c of the second."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 2C) or (B, 2C, H, W) -> (B, C) or (B, C, H, W)."""
+        first, second = x.chunk(2, dim=1)
+        return torch.maximum(first, second)
+
+
+class GlobalAverage(nn.Module):
+    """The mean over places, in fp32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> fp32 (B, C)."""
+        return x.float().mean(dim=(2, 3))
+
+
 class Reshape(nn.Module):
     """(B, C * H * W) -> (B, C, H, W), channels_last."""
 
@@ -98,7 +192,14 @@ def beside(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def initialise(network: nn.Module, std: float, generator: torch.Generator) -> None:
-    """Draw every weight from N(0, std^2), in the order of the parameters (DCGAN section 4: std 0.02)."""
+    """Draw every weight from N(0, std^2), in the order of the parameters (DCGAN section 4: std 0.02).
+
+    Batch norm's gains are drawn from N(1, std^2), its shifts are 0 (authors' code).
+    """
     with torch.no_grad():
-        for weight in network.parameters():
-            weight.normal_(0.0, std, generator=generator)
+        for name, parameter in network.named_parameters():
+            kind = name.rpartition(".")[2]
+            if kind == "shift":
+                parameter.zero_()
+            else:
+                parameter.normal_(1.0 if kind == "gain" else 0.0, std, generator=generator)

@@ -11,6 +11,8 @@ from pipeline.core.files import write_text
 
 TWINS = ("laptop", "paper")
 HEADER = "# Generated from the root dvc.yaml by `make profiles`; edit that file.\n"
+# Outside the embedded profile these pictures show photographs of people, homes and ImageNet: never in Git.
+SHEETS = ("reports/${profile}/sheets", "data/${profile}/sheets")
 PARAMS_FILE = re.compile(r"(?<![\w./])params\.yaml\b")
 
 
@@ -31,6 +33,8 @@ def twin(root: Path, profile: str) -> str:
     for name, entry in graph["stages"].items():
         body = entry.get("do", entry)
         body = {"wdir": "../..", **body, "cmd": PARAMS_FILE.sub(params_file, body["cmd"])}
+        body |= {key: _sheets_in_cache(body[key]) for key in ("deps", "outs", "plots") if key in body}
+        body["cmd"] = body["cmd"].replace(*SHEETS)
         if "params" in body:
             body["params"] = [{params_file: list(body["params"])}]
         graph["stages"][name] = {**entry, "do": body} if "do" in entry else body
@@ -44,6 +48,18 @@ def twin(root: Path, profile: str) -> str:
     text = StringIO()
     yaml.dump(graph, text)
     return HEADER + text.getvalue()
+
+
+def _sheets_in_cache(entries: list[Any]) -> list[Any]:
+    """Contact sheets go to the DVC cache: without the ``cache: false`` of what is in Git."""
+    return [
+        next(iter(entry)).replace(*SHEETS)
+        if isinstance(entry, dict) and next(iter(entry)).startswith(SHEETS[0])
+        else entry.replace(*SHEETS)
+        if isinstance(entry, str)
+        else entry
+        for entry in entries
+    ]
 
 
 def _moved_up(value: Any) -> Any:

@@ -30,6 +30,9 @@ SPREADS = 3.0
 FLOORS = {
     "dcgan_table3": 1.0,  # % of 1,000 test digits: a binomial standard error is 0.7 at 5 % error
     "error_over_n": 3.0,  # % likewise; its spreads stand in the picture alone, and are widest at 1,000 digits
+    "datasets": 60.0,  # images: OpenCV and bf16 round otherwise on another machine; the shares stand in the two below
+    "duplicates": 8.0,  # % of about 250 altered images, and pairs
+    "faces": 4.0,  # % of about 150 faces, and faces
     "dcgan_fig9": 15.0,  # % of 70 digits of one seed: the standard error of a difference is 6 at 85 %
 }
 

@@ -1,34 +1,20 @@
 """Arrays in, one figure out, with the numbers behind it; no model is loaded here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import InputError
-from pipeline.core.files import whole_file
 from pipeline.core.images import grid
+from pipeline.reporting import dataset_figures
+from pipeline.reporting.drawing import Drawn, Metrics, canvas
 from pipeline.reporting.tables import read_results
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ROWS, COLUMNS = 10, 7  # of Figure 9
 PANELS = {"real": "MNIST", "gan_mnist": "GAN", "dcgan_mnist": "DCGAN"}
 MODELS = {"gan_mnist": "GAN", "dcgan_mnist": "DCGAN"}
-Metrics = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A figure, its headline numbers for ``dvc metrics``, and all numbers behind it as a table."""
-
-    figure: "Figure"
-    metrics: Metrics
-    numbers: pd.DataFrame
 
 
 def dcgan_fig9(results: Path) -> Drawn:
@@ -36,7 +22,7 @@ def dcgan_fig9(results: Path) -> Drawn:
 
     Beside each panel: the share of its digits whose nearest real training digit has the asked label.
     """
-    figure, axes = _canvas(columns=len(PANELS), size=(9.0, 4.6))
+    figure, axes = canvas(columns=len(PANELS), size=(9.0, 4.6))
     metrics: Metrics = {}
     counts = []
     for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
@@ -57,7 +43,7 @@ def dcgan_fig9(results: Path) -> Drawn:
 
 def error_over_n(results: Path) -> Drawn:
     """Error of the nearest-neighbour classifier over the number of generated digits (between Table 3's two columns)."""
-    figure, (axis,) = _canvas(columns=1, size=(6.4, 4.0))
+    figure, (axis,) = canvas(columns=1, size=(6.4, 4.0))
     metrics: Metrics = {}
     curves = []
     for name, title in MODELS.items():
@@ -87,6 +73,8 @@ def error_over_n(results: Path) -> Drawn:
 FIGURES: dict[str, Callable[[Path], Drawn]] = {
     "dcgan_fig9": dcgan_fig9,
     "error_over_n": error_over_n,
+    "duplicates": dataset_figures.duplicates,
+    "faces": dataset_figures.faces,
 }
 
 
@@ -103,18 +91,3 @@ def read_sheet(path: Path) -> dict[str, np.ndarray]:
         raise InputError(message)
     with np.load(path, allow_pickle=False) as sheet:
         return {name: sheet[name] for name in ("images", "labels", "nearest_labels")}
-
-
-def save(figure: "Figure", out: Path) -> None:
-    """Write a PNG without date or versions, so that the same figure has the same bytes."""
-    with whole_file(out) as partial:
-        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None}, bbox_inches="tight")
-
-
-def _canvas(*, columns: int, size: tuple[float, float]) -> tuple["Figure", list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, no global state
-    return figure, [figure.add_subplot(1, columns, number + 1) for number in range(columns)]

@@ -7,7 +7,12 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.models.store import read_run
-from pipeline.reporting.tables import Report
+from pipeline.reporting.tables import DATASETS, Report
+
+SHEETS = {
+    "lsun_collisions": "Images that the deduplication removed, each before the one that was kept",
+    "faces_rejected": "Detections that were left out",
+}
 
 READING = {
     "yes": "The numbers may be set beside the paper's.",
@@ -20,7 +25,8 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path])
     """Markdown of the whole report; links are relative to the folder ``reports``."""
     lines = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
     lines += [f"- {name}: {what}" for name, what in sorted(report.datasets.items())]
-    lines += ["", "## DCGAN, Table 3: MNIST nearest-neighbour test error, %", ""]
+    lines += ["", "What became of every image, with contact sheets: [datasets.md](datasets.md).", ""]
+    lines += ["## DCGAN, Table 3: MNIST nearest-neighbour test error, %", ""]
     lines += _short_table(reports / "tables/dcgan_table3.csv")
     lines += ["", "All columns: [CSV](tables/dcgan_table3.csv), [Markdown](tables/dcgan_table3.md).", ""]
     lines += ["![Test error over the number of generated digits](figures/error_over_n.png)", ""]
@@ -31,6 +37,41 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path])
     ]
     lines += ["on. A digit is recognised if the nearest real training digit has its label.", ""]
     lines += ["## Training runs", "", *_runs(models), "", "Curves: `dvc plots show`.", ""]
+    return "\n".join(lines)
+
+
+def datasets_page(profile: str, report: Report, reports: Path) -> str:
+    """Markdown of the dataset page: a row a dataset, accuracy against truth, and the contact sheets.
+
+    The sheets of real photographs are not in Git (project/twins.py): they are named, not shown.
+    """
+    table = pd.read_csv(reports / "tables/datasets.csv")
+    measured = table[table["measured"].notna() & (table["unit"] != "percent")]
+    lines = [f"# Datasets of profile `{profile}`", "", READING[report.comparable], ""]
+    lines += ["`in` = `out` + `rejected` + `duplicates`. All counts: [CSV](tables/datasets.csv).", ""]
+    lines += ["| dataset | in | out | rejected | duplicates | reasons |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    for title, rows in measured.groupby("row", sort=False):
+        counts = dict(zip(rows["column"], rows["measured"].astype(int), strict=True))
+        reasons = [
+            f"{column.removeprefix('rejected: ')} {n:,}"
+            for column, n in counts.items()
+            if column.startswith("rejected:")
+        ]
+        cells = " | ".join(f"{counts[name]:,}" for name in ("in", "out", "rejected", "duplicates"))
+        lines.append(f"| {title} | {cells} | {'; '.join(reasons)} |")
+    lines += ["", "What each of them is here:", ""]
+    names = [name for name, title in DATASETS.items() if title in set(measured["row"])]
+    lines += [f"- {DATASETS[name]}: {report.datasets[name]}" for name in names]
+    lines += ["", "## Near-duplicates found by the autoencoder's code", ""]
+    lines += ["![Recall and precision over the Hamming radius, by alteration](figures/duplicates.png)", ""]
+    lines += ["## Faces found by the detector", ""]
+    lines += ["![Recall by group, precision and recall of the settings](figures/faces.png)", ""]
+    lines += ["## Contact sheets", "", "Images drawn by seed.", ""]
+    shown = {**{name: DATASETS[name] for name in names}, **SHEETS}
+    if profile != "embedded":
+        return "\n".join([*lines, f"In `data/{profile}/sheets/`, in the DVC cache: photographs do not enter Git.", ""])
+    for name, title in shown.items():
+        lines += [f"### {title}", "", f"![{title}](sheets/{name}.png)", ""]
     return "\n".join(lines)
 
 

@@ -12,6 +12,20 @@ from pipeline.core.params import section
 from pipeline.core.records import ResultRow
 
 TABLE3_RESULTS = {"Real Data": "real", "GAN": "gan_mnist", "DCGAN (ours)": "dcgan_mnist"}
+DATASETS = {
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "svhn": "SVHN",
+    "lsun": papers.LSUN,
+    "lsun_dedup": papers.LSUN_DEDUP,
+    "imagenet32": "ImageNet 32 x 32",
+    "imagenet128": "ImageNet 128 x 128",
+    "faces": papers.FACES,
+    "neardup": "Near-duplicates",
+}
+UNITS = {"photos": "photos", "labels": "classes"}  # of the columns that do not count images
+NOT_RUN = "not run in this profile yet"
+NO_TRUTH = "no truth comes with these images: a person judges the sheet of collisions"
 NOMINAL = {papers.AT_50K: 50_000, papers.AT_10M: 10_000_000}
 
 
@@ -22,7 +36,7 @@ class Report:
     Attributes
     ----------
     comparable : whether they may be set beside the paper's
-    notes : name of a run -> what was reduced or chosen in it, put into the note of its rows
+    notes : name of a run or dataset -> what was reduced or chosen in it, put into the note of its rows
     datasets : name of a dataset -> what it really is here
     """
 
@@ -51,8 +65,68 @@ def dcgan_table3(results: Path, report: Report) -> list[ResultRow]:
     return rows
 
 
+def datasets(results: Path, report: Report) -> list[ResultRow]:
+    """What became of every input of every image set, and what the papers' running text says of theirs."""
+    counts = {name: _counts(results / f"{name}.parquet") for name in DATASETS}
+    duplicates = _counts(results / "dedup.parquet")
+    if "false_positive_percent" in duplicates:
+        counts["lsun_dedup"]["false_positives"] = duplicates["false_positive_percent"]
+    names = {title: name for name, title in DATASETS.items()}
+    rows = []
+    for printed in papers.DATASETS:
+        name = names[printed.row]
+        value = counts[name].get(printed.column)
+        if value is None:
+            note = NO_TRUTH if counts[name] and printed.column == "false_positives" else NOT_RUN
+            what = report.datasets[name]
+            rows.append(_unmeasured(printed, comparable=report.comparable, dataset=what, note=note))
+        else:
+            rows.append(_count(printed.row, printed.column, value, name, report, printed))
+    told = {(row.row, row.column) for row in rows}
+    for name, title in DATASETS.items():
+        rows += [
+            _count(title, column, value, name, report, None)
+            for column, value in counts[name].items()
+            if (title, column) not in told
+        ]
+    return rows
+
+
+def _counts(path: Path) -> dict[str, float]:
+    """quantity -> value; empty if the stage has not run in this profile."""
+    if not path.is_file():
+        return {}
+    found = pd.read_parquet(path)
+    return dict(zip(found["quantity"], found["value"].astype(float), strict=True))
+
+
+def _count(
+    row: str, column: str, value: float, name: str, report: Report, printed: papers.Published | None
+) -> ResultRow:
+    note = report.notes.get(name, "")
+    return ResultRow(
+        row=row,
+        column=column,
+        unit=printed.unit if printed else UNITS.get(column.split(":", maxsplit=1)[0], "images"),
+        kind="ours" if printed else "extra",
+        paper=printed.value if printed else None,
+        paper_spread=None,
+        measured=value,
+        spread=None,
+        spread_over="",
+        n_seeds=None,
+        n_images=None,
+        n_labels=None,
+        dataset=report.datasets[name],
+        source=printed.source if printed else "ours",
+        comparable="reduced" if note and report.comparable == "yes" else report.comparable,
+        note=note,
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[Path, Report], list[ResultRow]]]] = {
     "dcgan_table3": ("DCGAN, Table 3: MNIST nearest-neighbour test error", dcgan_table3),
+    "datasets": ("Datasets: what became of every input", datasets),
 }
 
 

@@ -229,3 +229,39 @@ def test_a_full_disk_while_tensors_are_saved(full_disk):
     ):
         save_file({"a": torch.zeros(1_000_000)}, out)
     assert names(full_disk) == []
+
+
+def test_a_failed_last_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    write_directory(out, lambda path: path.write_text("old"))
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name == ".out.partial":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        write_directory(out, lambda path: path.write_text("new"))
+    assert content(out) == "old"
+    assert names(tmp_path) == ["out"]
+
+
+@WRITERS
+def test_an_input_that_may_not_be_read_is_not_called_a_writing_error(tmp_path, write):
+    def fill(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/input/images.npy")
+
+    with pytest.raises(InputError, match=r"^/data/input/images.npy: Permission denied, while .*out was being made"):
+        write(tmp_path / "out", fill)
+
+
+def test_a_file_inside_the_unfinished_folder_is_a_writing_error(tmp_path):
+    def fill(path):
+        inner = path.parent / "deeper"
+        inner.mkdir()
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(inner / "a.txt"))
+
+    with pytest.raises(InputError, match="could not be written"):
+        write_directory(tmp_path / "out", fill)

@@ -3,8 +3,10 @@
 import dataclasses
 import re
 import shutil
+from typing import Annotated
 
 import pytest
+from annotated_types import Len
 from ruamel.yaml import YAML
 
 from pipeline.core import compute, params
@@ -75,8 +77,8 @@ def test_every_section_loads(params_file):
 
 
 def addresses(values, place=""):
-    """Dotted addresses of all keys; the files that make up a dataset differ by source and do not count."""
-    if not isinstance(values, dict) or re.fullmatch(r"fetch\.\w+\.sha256", place):
+    """Dotted addresses of all keys; where a dataset comes from and the files that make it up do not count."""
+    if not isinstance(values, dict) or re.fullmatch(r"fetch\.\w+\.(sha256|rendered|official|in_place)", place):
         return {place}
     return {address for key, value in values.items() for address in addresses(value, f"{place}.{key}".lstrip("."))}
 
@@ -223,6 +225,48 @@ def test_a_shared_key_that_is_missing_is_sought_in_the_shared_section(altered):
     message = refusal(altered("train.beta1", GONE))
     assert "missing key 'beta1'" in message
     assert re.search(r"\btrain\b(?!\.runs)", message)
+
+
+@params.section
+class Inner:
+    size: int
+
+
+@params.section
+class Outer:
+    maybe: Inner | None
+    by_name: Annotated[dict[str, Inner], Len(min_length=1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{maybe: {sise: 1}, by_name: {a: {size: 1}}}", ", a.maybe: unknown key 'sise'; expected size"),
+        ("{maybe: {}, by_name: {a: {size: 1}}}", ", a.maybe: missing key 'size'; expected size"),
+        ("{maybe: null, by_name: {b: {size: 1, color: 2}}}", ", a.by_name.b: unknown key 'color'; expected size"),
+        ("{maybe: null, by_name: {}}", ", a.by_name: "),
+        ("{maybe: 3, by_name: {b: {size: 1}}}", ", a.maybe: "),
+    ],
+)
+def test_optional_and_named_sections_name_their_keys(tmp_path, text, words):
+    file = tmp_path / "params.yaml"
+    file.write_text(f"a: {text}\n")
+    assert words in refusal(file, lambda file: params.load(file, Outer, own="a"))
+
+
+def test_an_optional_section_may_be_null(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("a: {maybe: null, by_name: {b: {size: 1}}}\n")
+    assert params.load(file, Outer, own="a") == Outer(maybe=None, by_name={"b": Inner(size=1)})
+
+
+def test_a_null_in_place_of_a_section_is_none(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("a: {maybe: null, given: {size: 1}, wrong: {sise: 1}}\n")
+    assert params.load_optional(file, Inner, own="a.maybe") is None
+    assert params.load_optional(file, Inner, own="a.given") == Inner(size=1)
+    assert "unknown key 'sise'" in refusal(file, lambda file: params.load_optional(file, Inner, own="a.wrong"))
+    assert "no key 'absent'" in refusal(file, lambda file: params.load_optional(file, Inner, own="a.absent"))
 
 
 def test_an_unshared_section_names_its_keys(altered):

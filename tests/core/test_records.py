@@ -81,3 +81,11 @@ def test_markdown_shows_paper_measured_and_difference():
 @pytest.mark.parametrize(("text", "slug"), [("DCGAN (ours)", "dcgan_ours"), ("Real Data", "real_data"), ("a.b", "a_b")])
 def test_slug(text, slug):
     assert records.slug(text) == slug
+
+
+def test_counts_have_no_decimals_and_shares_have_two():
+    def line(unit, **kwargs):
+        return records.markdown([row(unit=unit, paper=3_000_000.0, measured=6900.0, spread=None, **kwargs)], "T")
+
+    assert "| 3,000,000 | 6,900 | -2,993,100 |" in line("images")
+    assert "| 3,000,000.00 | 6,900.00 | -2,993,100.00 |" in line("percent")

@@ -207,10 +207,12 @@ def test_name(monkeypatch):
 def test_fetch_and_assemble_know_their_datasets(root, start):
     params_file = str(root / "params.yaml")
     fetch = start(params_file, "cifar", "raw", module="stages.fetch")
-    assert (fetch.returncode, fetch.stderr) == (1, "error: fetch: no source for dataset 'cifar'; expected mnist\n")
+    known = "mnist, cifar10, svhn, lsun, imagenet, faces, neardup"
+    assert (fetch.returncode, fetch.stderr) == (1, f"error: fetch: no source for data set 'cifar'; expected {known}\n")
     assemble = start(params_file, "cifar", "raw", "set", module="stages.assemble")
     assert (assemble.returncode, assemble.stdout) == (1, "")
-    assert assemble.stderr == "error: assemble: no recipe for dataset 'cifar'; expected mnist\n"
+    known = "mnist, cifar10, svhn, lsun, imagenet32, imagenet128, neardup"
+    assert assemble.stderr == f"error: assemble: no recipe for image set 'cifar'; expected {known}\n"
 
 
 def test_fetch_without_a_params_file(start):

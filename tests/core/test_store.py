@@ -153,3 +153,13 @@ def test_pickled_objects_are_never_loaded(path):
     np.save(path / "images.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"images\.npy"):
         store.open_set(path)
+
+
+def test_arrays_are_written_in_the_same_bytes(tmp_path):
+    arrays = {"images": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": np.array([4, 5])}
+    for name in ("a.npz", "b.npz"):
+        store.write_arrays(tmp_path / name, **arrays)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
+        assert {*read.files} == {"images", "labels"}
+        np.testing.assert_array_equal(read["images"], arrays["images"])

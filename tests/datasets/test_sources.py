@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import io
 import os
+import re
+import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,8 +18,8 @@ import pytest
 from pipeline.core import params
 from pipeline.core.errors import InputError
 from pipeline.core.store import open_set
-from pipeline.datasets import assemble, idx, sources
-from pipeline.datasets.sources import MNIST_FILES, MnistSource
+from pipeline.datasets import assemble, cifar10, idx, sources, svhn
+from pipeline.datasets.sources import CIFAR10_FILES, MNIST_FILES, Cifar10Archive, MnistSource, SvhnArchive
 
 TOY = {
     "train-images-idx3-ubyte": idx.encode(np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2)),
@@ -62,12 +64,12 @@ def fetched(out):
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
-def refusal(source, out=Path("out")):
+def refusal(source, out=Path("out"), fetch=sources.fetch_mnist):
     """The error, with the check that an earlier out is as it was and nothing else appeared beside it."""
     out.mkdir(parents=True)
     (out / "earlier").write_text("earlier")
     with pytest.raises(InputError) as caught:
-        sources.fetch_mnist(out, source)
+        fetch(out, source)
     assert fetched(out) == {"earlier": b"earlier"}
     assert {path.name for path in out.parent.iterdir()} <= {out.name, ".work"}
     return str(caught.value)
@@ -281,3 +283,428 @@ def test_the_whole_mnist(root, tmp_path, monkeypatch):
     assert image_set.images.shape == (70_000, 28, 28, 1)
     test = image_set.labels(image_set.rows("test"))
     assert np.bincount(test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]  # as published
+
+
+# CIFAR-10
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+BATCHES = {name: f"the pixels of {name}".encode() * 50_000 for name in CIFAR10_FILES}  # above a chunk
+
+
+def packed(members, folder="cifar-10-batches-py"):
+    """A packed archive of (path, content or link) in order; the same bytes each time."""
+    buffer = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as archive,
+    ):
+        archive.addfile(_entry(folder, kind=tarfile.DIRTYPE))
+        for path, content in members:
+            if isinstance(content, bytes):
+                archive.addfile(_entry(path, size=len(content)), io.BytesIO(content))
+            else:
+                archive.addfile(_entry(path, kind=tarfile.SYMTYPE, target=content))
+    return buffer.getvalue()
+
+
+def _entry(path, *, size=0, kind=tarfile.REGTYPE, target=""):
+    entry = tarfile.TarInfo(path)
+    entry.size, entry.type, entry.linkname = size, kind, target
+    return entry
+
+
+MEMBERS = [("cifar-10-batches-py/readme.html", b"read me")] + [
+    (f"cifar-10-batches-py/{name}", content) for name, content in sorted(BATCHES.items())
+]
+ARCHIVE = packed(MEMBERS)
+ARCHIVE_NAME = sources.CIFAR10_ARCHIVE
+CIFAR10_PINS = {ARCHIVE_NAME: md5(ARCHIVE)} | {name: md5(content) for name, content in BATCHES.items()}
+CIFAR10 = Cifar10Archive(md5=CIFAR10_PINS)
+
+
+@pytest.fixture
+def gan_data(tmp_path, work, monkeypatch):
+    """An empty folder that GAN_DATA names."""
+    folder = tmp_path / "gan_data"
+    folder.mkdir()
+    monkeypatch.setenv("GAN_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def batches(gan_data):
+    """The unpacked folder under GAN_DATA."""
+    folder = gan_data / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, content in BATCHES.items():
+        (folder / name).write_bytes(content)
+    (folder / "readme.html").write_text("read me")
+    return folder
+
+
+def refused_cifar10(source=CIFAR10):
+    message = refusal(source, fetch=sources.fetch_cifar10)
+    assert "\n" not in message
+    assert [path for path in Path(".work").rglob("*") if path.is_file()] == []
+    return message
+
+
+def fetched_cifar10():
+    sources.fetch_cifar10(Path("out"), CIFAR10)
+    assert [path.name for path in Path("out").iterdir()] == ["cifar-10-batches-py"]
+    return fetched(Path("out/cifar-10-batches-py"))
+
+
+def test_cifar10_of_the_unpacked_folder(batches):
+    (batches.parent / ARCHIVE_NAME).write_bytes(b"not looked at")
+    assert fetched_cifar10() == BATCHES
+
+
+def test_cifar10_of_the_archive(gan_data):
+    (gan_data / ARCHIVE_NAME).write_bytes(ARCHIVE)
+    assert fetched_cifar10() == BATCHES
+
+
+def test_an_unpacked_folder_that_is_not_whole_leaves_it_to_the_archive(batches):
+    (batches / "data_batch_3").unlink()
+    (batches / "data_batch_4").write_bytes(b"broken")
+    (batches.parent / ARCHIVE_NAME).write_bytes(ARCHIVE)
+    assert fetched_cifar10() == BATCHES
+
+
+def test_cifar10_downloaded(work, monkeypatch):
+    asked = serve(monkeypatch, {ARCHIVE_NAME: ARCHIVE})
+    assert fetched_cifar10() == BATCHES
+    assert asked == ["https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"]
+    assert [path for path in Path(".work").rglob("*") if path.is_file()] == []
+
+
+def test_cifar10_is_neither_there_nor_reachable(batches):
+    (batches / "data_batch_3").unlink()
+    message = refused_cifar10()
+    assert message.startswith(
+        "$GAN_DATA/cifar-10-batches-py (it lacks data_batch_3) or $GAN_DATA/cifar-10-python.tar.gz "
+        f"(GAN_DATA is {batches.parent}): not there, and https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz "
+    )
+    assert "(no route to host); put the file there and run again" in message
+
+
+def test_cifar10_without_gan_data(work):
+    assert refused_cifar10().startswith(
+        "$GAN_DATA/cifar-10-batches-py or $GAN_DATA/cifar-10-python.tar.gz (GAN_DATA is not set): not there, and "
+    )
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_a_batch_with_another_md5(batches, name):
+    (batches / name).write_bytes(b"other")
+    message = refused_cifar10()
+    assert message.startswith(f"{batches / name}: its md5 is {md5(b'other')}, params pin {CIFAR10_PINS[name]}")
+    assert "download it again, or pin the new set in the params on purpose" in message
+
+
+@pytest.mark.parametrize("content", [ARCHIVE[:-1], ARCHIVE[:1000], b"", ARCHIVE + b"0"])
+def test_an_archive_with_another_md5_is_not_unpacked(gan_data, monkeypatch, content):
+    file = gan_data / ARCHIVE_NAME
+    file.write_bytes(content)
+    monkeypatch.setattr(tarfile, "open", lambda *args, **kwargs: pytest.fail("unpacked"))
+    assert refused_cifar10().startswith(f"{file}: its md5 is {md5(content)}, params pin {md5(ARCHIVE)}")
+
+
+def pinned_as(content):
+    return dataclasses.replace(CIFAR10, md5=CIFAR10_PINS | {ARCHIVE_NAME: md5(content)})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (ARCHIVE[:-1000], "truncated or damaged archive ("),
+        (ARCHIVE[:3000], "truncated or damaged archive ("),
+        (ARCHIVE[:5], "truncated or damaged archive ("),
+        (b"<html>not found</html>", "truncated or damaged archive ("),
+        (b"", "truncated or damaged archive ("),
+        (packed([]), "holds no cifar-10-batches-py/data_batch_1, cifar"),
+        (packed(MEMBERS[:-1]), "holds no cifar-10-batches-py/test_batch; download it again"),
+        (packed([(path.replace("py/", "py/../"), content) for path, content in MEMBERS]), "holds no cifar-10-"),
+        (
+            packed([*MEMBERS[:-1], ("cifar-10-batches-py/test_batch", "/etc/hostname")]),
+            "holds no cifar-10-batches-py/t",
+        ),
+        (
+            packed([*MEMBERS[:-1], ("cifar-10-batches-py/test_batch", b"other")]),
+            f", test_batch: its md5 is {md5(b'other')}",
+        ),
+    ],
+    ids=["cut", "cut_early", "cut_in_header", "html", "empty", "none", "one_missing", "elsewhere", "link", "other"],
+)
+def test_an_archive_that_params_pin_but_that_is_not_the_set(gan_data, content, said):
+    file = gan_data / ARCHIVE_NAME
+    file.write_bytes(content)
+    message = refused_cifar10(pinned_as(content))
+    assert message.startswith(f"{file}")
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("../escaped", b"x"),
+        ("cifar-10-batches-py/../../escaped", b"x"),
+        ("/tmp/gan-tables-escaped", b"x"),
+        ("cifar-10-batches-py/data_batch_1", "../../escaped"),
+    ],
+)
+def test_nothing_leaves_the_folder(gan_data, tmp_path, extra):
+    content = packed([extra, *MEMBERS])
+    (gan_data / ARCHIVE_NAME).write_bytes(content)
+    sources.fetch_cifar10(Path("out"), pinned_as(content))
+    assert fetched(Path("out/cifar-10-batches-py")) == BATCHES
+    assert not [path for path in tmp_path.rglob("*") if "escaped" in path.name]
+    assert not Path("/tmp/gan-tables-escaped").exists()
+
+
+def test_a_download_of_cifar10_that_is_something_else(work, monkeypatch):
+    serve(monkeypatch, {ARCHIVE_NAME: b"sign in to this hotel's network"})
+    assert refused_cifar10().startswith("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz: its md5 is ")
+
+
+@pytest.mark.parametrize(
+    ("pins", "said"),
+    [
+        ({}, "names no file; the set has batches.meta, cifar-10-python.tar.gz, data_batch_1"),
+        (dict.fromkeys(CIFAR10_FILES, "0" * 32), "names batches.meta, data_batch_1"),
+        (CIFAR10_PINS | {"readme.html": "0" * 32}, "test_batch; the set has"),
+    ],
+)
+def test_params_that_pin_other_batches(batches, pins, said):
+    message = refused_cifar10(dataclasses.replace(CIFAR10, md5=pins))
+    assert message.startswith("params, fetch.cifar10.official.md5: names ")
+    assert said in message
+
+
+# SVHN
+
+MATS = {name: f"the digits of {name}".encode() * 50_000 for name in (*sources.SVHN_FILES, sources.SVHN_EXTRA_FILE)}
+TRAIN, TEST, EXTRA = MATS
+SVHN = SvhnArchive(extra=False, md5={name: md5(MATS[name]) for name in (TRAIN, TEST)})
+SVHN_EXTRA = SvhnArchive(extra=True, md5={name: md5(content) for name, content in MATS.items()})
+
+
+def refused_svhn(source=SVHN):
+    message = refusal(source, fetch=sources.fetch_svhn)
+    assert "\n" not in message
+    assert [path for path in Path(".work").rglob("*") if path.is_file()] == []
+    return message
+
+
+@pytest.mark.parametrize("place", ["SVHN", "."])
+@pytest.mark.parametrize("source", [SVHN, SVHN_EXTRA])
+def test_svhn_of_gan_data(gan_data, place, source):
+    (gan_data / place).mkdir(exist_ok=True)
+    for name, content in MATS.items():
+        (gan_data / place / name).write_bytes(content)
+    sources.fetch_svhn(Path("out"), source)
+    assert fetched(Path("out")) == {name: MATS[name] for name in source.md5}
+
+
+def test_svhn_downloads_what_is_missing(gan_data, monkeypatch):
+    (gan_data / TRAIN).write_bytes(MATS[TRAIN])
+    asked = serve(monkeypatch, MATS)
+    sources.fetch_svhn(Path("out"), SVHN_EXTRA)
+    assert fetched(Path("out")) == MATS
+    assert asked == [f"http://ufldl.stanford.edu/housenumbers/{name}" for name in (TEST, EXTRA)]
+    assert [path for path in Path(".work").rglob("*") if path.is_file()] == []
+
+
+def test_svhn_is_neither_there_nor_reachable(gan_data):
+    (gan_data / TRAIN).write_bytes(MATS[TRAIN])
+    message = refused_svhn()
+    assert message.startswith(f"$GAN_DATA/SVHN/{TEST} (GAN_DATA is {gan_data}): not there, and http://ufldl.stanford.")
+    assert "(no route to host); put the file there and run again" in message
+
+
+def test_svhn_with_another_md5(gan_data):
+    for name, content in MATS.items():
+        (gan_data / name).write_bytes(content)
+    (gan_data / TEST).write_bytes(MATS[TEST][:-1])
+    message = refused_svhn()
+    assert message.startswith(f"{gan_data / TEST}: its md5 is {md5(MATS[TEST][:-1])}, params pin {md5(MATS[TEST])}")
+
+
+def test_a_download_of_svhn_that_is_something_else(work, monkeypatch):
+    serve(monkeypatch, dict.fromkeys(MATS, b"sign in to this hotel's network"))
+    assert refused_svhn().startswith(f"http://ufldl.stanford.edu/housenumbers/{TRAIN}: its md5 is ")
+
+
+def test_params_that_pin_the_extra_set_without_asking_for_it(gan_data):
+    message = refused_svhn(dataclasses.replace(SVHN_EXTRA, extra=False))
+    assert message == (
+        f"params, fetch.svhn.official.md5: names {EXTRA}, {TEST}, {TRAIN}; "
+        f"the set with extra: false has {TEST}, {TRAIN}"
+    )
+
+
+def test_params_that_ask_for_the_extra_set_without_pinning_it(gan_data):
+    message = refused_svhn(dataclasses.replace(SVHN, extra=True))
+    assert f"names {TEST}, {TRAIN}; the set with extra: true has {EXTRA}, {TEST}, {TRAIN}" in message
+
+
+# errors of reading are not taken for errors of writing
+
+
+def test_a_file_that_may_not_be_read(batches, monkeypatch):
+    real_open = Path.open
+
+    def denied(path, *args, **kwargs):
+        if path == batches / "data_batch_2":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert refused_cifar10() == (
+        f"{batches / 'data_batch_2'}: cannot be read (Permission denied); see to its permissions and its disk"
+    )
+
+
+def test_a_folder_that_may_not_be_entered(gan_data, monkeypatch):
+    real_is_file = Path.is_file
+
+    def denied(path, *args, **kwargs):
+        if path.parent.name == "SVHN":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real_is_file(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    message = refused_svhn()
+    assert message.startswith(f"{gan_data / 'SVHN' / TRAIN}: cannot be read (Permission denied)")
+
+
+class Broken(io.BytesIO):
+    """The second read fails, as that of a bad disk."""
+
+    def read(self, *args):
+        if self.tell():
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(*args)
+
+
+def test_a_disk_that_fails_in_the_middle(batches, monkeypatch):
+    real_open = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *args, **kwargs: (
+            Broken(BATCHES[path.name]) if path == batches / "data_batch_1" else real_open(path, *args, **kwargs)
+        ),
+    )
+    assert refused_cifar10().startswith(f"{batches / 'data_batch_1'}: cannot be read (Input/output error)")
+
+
+def test_a_full_disk_is_still_called_one(batches, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sources, "_write", full)
+    assert refused_cifar10() == (
+        "out: could not be written: no space left on the disk; free some space and run the stage again; "
+        "nothing was replaced"
+    )
+
+
+# downloads of known length
+
+
+class Response(io.BytesIO):
+    def __init__(self, content, length):
+        super().__init__(content)
+        self.headers = {"Content-Length": str(length)}
+
+
+def downloaded(monkeypatch, response):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, **kwargs: response)
+    return sources.download("https://example.org/toy.bin", belongs="$GAN_DATA/toy.bin")
+
+
+@pytest.mark.parametrize("size", [0, 1, sources.CHUNK, 3 * sources.CHUNK + 7])
+def test_a_download_advances_to_its_end(work, monkeypatch, size):
+    seen = []
+
+    class Spy(sources.Progress):
+        def __init__(self, what, *, total, unit):
+            super().__init__(what, total=total, unit=unit)
+            seen.append([what, total, unit])
+
+        def advance(self, amount):
+            super().advance(amount)
+            seen[-1][1] -= amount
+
+    monkeypatch.setattr(sources, "Progress", Spy)
+    content = np.random.default_rng(0).bytes(size)
+    assert downloaded(monkeypatch, Response(content, size)).read_bytes() == content
+    assert seen == ([["downloading toy.bin", 0, "MiB"]] if size else [])
+
+
+@pytest.mark.parametrize("length", ["unknown", "-1", "", "1.5"])
+def test_a_length_that_is_no_number_is_ignored(work, monkeypatch, length):
+    assert downloaded(monkeypatch, Response(b"abc", length)).read_bytes() == b"abc"
+
+
+def test_a_connection_that_ends_early(work, monkeypatch):
+    with pytest.raises(InputError) as caught:
+        downloaded(monkeypatch, Response(bytes(1000), 123_456))
+    assert "(the connection broke off after 1,000 of 123,456 bytes); put the file there" in str(caught.value)
+    assert [path for path in Path(".work").rglob("*") if path.is_file()] == []
+
+
+# the official sets: what torchvision expects
+
+
+@pytest.fixture(scope="module")
+def torchvision_sets():
+    datasets = pytest.importorskip("torchvision.datasets")
+    return datasets.CIFAR10, datasets.SVHN
+
+
+def official_cifar10(cifar10_class):
+    files = dict([*cifar10_class.train_list, *cifar10_class.test_list])
+    return {ARCHIVE_NAME: cifar10_class.tgz_md5} | files | {cifar10_class.meta["filename"]: cifar10_class.meta["md5"]}
+
+
+def test_files_and_addresses_are_torchvisions(torchvision_sets):
+    cifar10_class, svhn_class = torchvision_sets
+    assert set(official_cifar10(cifar10_class)) == {ARCHIVE_NAME, *CIFAR10_FILES}
+    assert cifar10_class.url == sources.CIFAR10_SITE + ARCHIVE_NAME
+    assert cifar10_class.base_folder == sources.CIFAR10_FOLDER == cifar10.FOLDER
+    assert tuple(name for name, _ in cifar10_class.train_list) == cifar10.BATCHES["train"]
+    assert tuple(name for name, _ in cifar10_class.test_list) == cifar10.BATCHES["test"]
+    for split, name in svhn.FILES.items():
+        url, file, _ = svhn_class.split_list[split]
+        assert (url, file) == (sources.SVHN_SITE + name, name)
+    assert tuple(svhn.FILES.values()) == (TRAIN, TEST, EXTRA)
+
+
+@pytest.mark.real_data
+def test_the_whole_cifar10(tmp_path, monkeypatch, torchvision_sets):
+    def unexpected(url, *args, **kwargs):
+        pytest.fail(f"GAN_DATA should hold this file: {url}")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unexpected)
+    cifar10_class, _ = torchvision_sets
+    source = Cifar10Archive(md5=official_cifar10(cifar10_class))
+    sources.fetch_cifar10(tmp_path / "raw", source)
+    splits = cifar10.Cifar10Splits(n_train=50_000, n_test=10_000)
+    cifar10.assemble_cifar10(tmp_path / "raw", tmp_path / "set", splits, source.md5)
+    image_set = open_set(tmp_path / "set")
+    assert image_set.images.shape == (60_000, 32, 32, 3)
+    for split, per_class in {"train": 5_000, "test": 1_000}.items():
+        rows = image_set.rows(split)
+        expected = cifar10_class(tmp_path / "raw", train=split == "train")
+        assert np.bincount(image_set.labels(rows)).tolist() == [per_class] * 10
+        assert image_set.labels(rows).tolist() == expected.targets
+        assert np.array_equal(image_set.images[rows[0] : rows[-1] + 1], expected.data)
+    assert re.fullmatch(r"[a-z_]+_s_\d{6}\.png", image_set.index["filename"].iloc[0])
+    assert image_set.index["key"].is_unique

@@ -255,14 +255,3 @@ def test_generated_digits(tmp_path: Path):
     assert len(image_set.images) == 150 + N_TEST
     (last,) = classify_by_samples(task_of, [60], 20, COMPUTE).to_dict("records")
     assert {key: rows.iloc[5][key] for key in last} == last
-
-
-def test_a_sheet_is_written_in_the_same_bytes(tmp_path: Path):
-    _, sheet = table3.real_digits(digit_set(), COMPUTE)
-    for name in ("a.npz", "b.npz"):
-        table3.write_sheet(tmp_path / name, sheet)
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
-        assert {*read.files} == {"images", "labels", "nearest_labels"}
-        np.testing.assert_array_equal(read["images"], sheet.images)
-        np.testing.assert_array_equal(read["nearest_labels"], sheet.nearest_labels)

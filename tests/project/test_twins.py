@@ -22,6 +22,13 @@ stages:
         - runs.${key}
       outs:
         - data/${profile}/one
+  sheet:
+    cmd: exec python -m stages.sheet params.yaml reports/${profile}/sheets/a.png reports/${profile}/tables/a.csv
+    outs:
+      - reports/${profile}/sheets/a.png:
+          cache: false
+      - reports/${profile}/tables/a.csv:
+          cache: false
   two:
     cmd: exec python -m stages.two params.yaml
     deps:
@@ -68,6 +75,12 @@ def test_stages_run_in_the_root_with_the_twins_params(toy):
     assert body["params"] == [{"profiles/paper/params.yaml": ["runs.${key}"]}]
     assert body["deps"] == ["stages/one.py"]
     assert "params" not in toy["stages"]["two"]
+
+
+def test_sheets_are_in_the_cache_of_a_twin_and_not_in_git(toy):
+    body = toy["stages"]["sheet"]
+    assert body["outs"] == ["data/${profile}/sheets/a.png", {"reports/${profile}/tables/a.csv": {"cache": False}}]
+    assert body["cmd"].split()[-2:] == ["data/${profile}/sheets/a.png", "reports/${profile}/tables/a.csv"]
 
 
 def test_paths_outside_stages_move_up(toy):

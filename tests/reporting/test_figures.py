@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.reporting import figures
+from pipeline.reporting import drawing, figures
 
 
 def write_sheet(path, wrong: int) -> None:
@@ -80,7 +80,7 @@ def test_curve_ignores_the_last_epoch():
 def test_same_numbers_same_bytes_under_500_kb(name, sheets, curves, tmp_path):
     hashes = []
     for copy in ("a.png", "b.png"):
-        figures.save(figures.FIGURES[name](tmp_path).figure, tmp_path / copy)
+        drawing.save(figures.FIGURES[name](tmp_path).figure, tmp_path / copy)
         content = (tmp_path / copy).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) < 500_000

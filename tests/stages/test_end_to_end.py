@@ -22,6 +22,19 @@ ROOT = Path(__file__).parents[2]
 def tiny_params() -> dict:
     values = YAML(typ="safe").load(ROOT / "params.yaml")
     values["compute"] |= {"threads": 1, "precision": "fp32"}
+    fetch = {name: source["rendered"] for name, source in values["fetch"].items() if "rendered" in source}
+    fetch["cifar10"] |= {"n_train": 100, "n_test": 20}
+    fetch["svhn"] |= {"n_train": 40, "n_test": 20}
+    fetch["lsun"] |= {"n_train": 60, "n_validation": 6, "n_planted": 14, "n_mirrored": 4}
+    fetch["imagenet"] |= {"n_train": 32, "n_validation": 16}
+    fetch["faces"] |= {"n_scenes": 12, "n_without_face": 8, "test_share": 0.5}
+    fetch["neardup"] |= {"n_groups": 4, "n_distractors": 4}
+    for name in ("cifar10", "svhn"):
+        values["assemble"][name] |= {key: fetch[name][key] for key in ("n_train", "n_test")}
+    values["face_accuracy"] |= {"scale_factors": [1.2], "min_neighbours": [3], "min_sizes": [60], "max_photos": None}
+    values["hash_model"] |= {"epochs": 2}
+    values["dedup"] |= {"max_constant_units": 1.0, "min_distinct_codes": 0.0, "max_group_share": 1.0}
+    values["sheet"] |= {"n_images": 10}
     for run in values["train"]["runs"].values():
         run["architecture"] |= {"filters": 4, "hidden": 16, "z_dim": 8}
         run |= {"seeds": [0, 1], "batch_size": 500, "constant_epochs": 1, "decay_epochs": 1}
@@ -82,6 +95,8 @@ def test_two_runs_give_the_same_bytes(two_runs):
     _, (first, second) = two_runs
     assert first == second
     assert "reports/embedded/report.md" in first
+    assert "reports/embedded/datasets.md" in first
+    assert "reports/embedded/sheets/lsun_collisions.png" in first
     assert "data/embedded/models/dcgan_mnist/networks.safetensors" in first
 
 
@@ -123,3 +138,18 @@ def test_table3_mean_and_spread_are_those_of_the_seeds(two_runs):
     row = table.loc[("GAN", papers.AT_10M)]
     assert row["measured"] == pytest.approx(errors.mean(), rel=1e-5)
     assert row["spread"] == pytest.approx(errors.std(ddof=1), rel=1e-5, abs=1e-9)
+
+
+def test_every_image_is_accounted_for(two_runs):
+    """in = out + rejected + duplicates, for every set; the deduplicated rooms are those of the set before."""
+    (folder, _), _ = two_runs
+    table = pd.read_csv(folder / "reports/embedded/tables/datasets.csv")
+    counts = table[table["unit"] == "images"].pivot_table(index="row", columns="column", values="measured")
+    assert len(counts) == 9
+    assert (counts["in"] == counts["out"] + counts["rejected"] + counts["duplicates"]).all()
+    assert counts.loc[papers.LSUN, "out"] == 60 + 6 + 14 + 4
+    assert counts.loc[papers.LSUN_DEDUP, "in"] == counts.loc[papers.LSUN, "out"]
+    assert counts.loc[papers.LSUN_DEDUP, "duplicates"] > 0
+    photos = table[(table["row"] == papers.FACES) & (table["column"] == "photos")]["measured"]
+    assert photos.tolist() == [12 + 8]
+    assert counts.loc[papers.FACES, "out"] > 0

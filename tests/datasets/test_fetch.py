@@ -1,0 +1,104 @@
+"""The choice between rendered, official and left-in-place data; the tables beside data left in place."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.core import params
+from pipeline.core.errors import InputError
+from pipeline.datasets.embedded.photos import PhotoWindows
+from pipeline.datasets.fetch import FETCH, Imagenet
+from pipeline.datasets.in_place import InPlace, Pin, PinnedPart
+
+PROFILES = ("params.yaml", "profiles/laptop/params.yaml", "profiles/paper/params.yaml")
+WINDOWS = PhotoWindows(seed=0, n_train=1, n_validation=0)
+PLACE = InPlace(folder="x", parts={"a": PinnedPart(layout="photos", pin=Pin(n_images=1, sha256=None))})
+
+
+@pytest.mark.parametrize("file", PROFILES)
+@pytest.mark.parametrize("name", FETCH)
+def test_every_profile_has_every_source(root, file, name):
+    source = params.load(root / file, FETCH[name][0], own=f"fetch.{name}")
+    if name != "mnist":
+        assert (source.rendered is not None) == (file == "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("rendered", "in_place", "found"), [(WINDOWS, PLACE, "rendered, in_place"), (None, None, "none")]
+)
+def test_exactly_one_source(rendered, in_place, found):
+    with pytest.raises(ValueError, match=f"exactly one of rendered, in_place .*found {found}"):
+        Imagenet(rendered=rendered, in_place=in_place)
+
+
+def test_params_without_a_source_are_refused(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("fetch: {imagenet: {rendered: null, in_place: null}}\n")
+    with pytest.raises(InputError, match=r"fetch.imagenet: .*exactly one of rendered, in_place must be given"):
+        params.load(file, Imagenet, own="fetch.imagenet")
+
+
+@pytest.mark.parametrize("profile", ["laptop", "paper"])
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_pins_are_those_that_torchvision_publishes(root, profile, name):
+    from torchvision.datasets import CIFAR10, SVHN
+
+    source = params.load(root / f"profiles/{profile}/params.yaml", FETCH[name][0], own=f"fetch.{name}")
+    if name == "cifar10":
+        batches = dict([*CIFAR10.train_list, *CIFAR10.test_list])
+        published = {CIFAR10.filename: CIFAR10.tgz_md5, CIFAR10.meta["filename"]: CIFAR10.meta["md5"]} | batches
+    else:
+        published = {file: md5 for _, file, md5 in (SVHN.split_list["train"], SVHN.split_list["test"])}
+    assert source.official.md5 == published
+
+
+def laptop(root, name):
+    section, fetch = FETCH[name]
+    return fetch, params.load(root / "profiles/laptop/params.yaml", section, own=f"fetch.{name}")
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["lsun", "imagenet", "faces", "neardup"])
+def test_the_samples_are_those_that_the_laptop_profile_pins(root, tmp_path, name):
+    fetch, source = laptop(root, name)
+    fetch(tmp_path / "raw", source)
+    record = json.loads((tmp_path / "raw/in_place.json").read_text())
+    assert {part: found["n_images"] for part, found in record["parts"].items()} == {
+        part: pinned.pin.n_images for part, pinned in source.in_place.parts.items()
+    }
+
+
+@pytest.mark.real_data
+def test_another_sample_is_refused(root, tmp_path):
+    fetch, source = laptop(root, "neardup")
+    part = PinnedPart(layout="photos", pin=Pin(n_images=720, sha256=64 * "0"))
+    with pytest.raises(InputError, match="not what counts as the set"):
+        fetch(tmp_path / "raw", type(source)(rendered=None, in_place=InPlace(folder="neardup", parts={"images": part})))
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.real_data
+def test_photographs_come_with_their_true_boxes(root, tmp_path):
+    fetch, source = laptop(root, "faces")
+    fetch(tmp_path / "raw", source)
+    photos, boxes = (pd.read_parquet(tmp_path / "raw" / f"{name}.parquet") for name in ("photos", "boxes"))
+    assert photos["photo"].str.split("/").str[0].value_counts().to_dict() == {"lfw150": 1500, "faces": 269}
+    assert len(boxes) == 213
+    assert boxes["photo"].nunique() == 55
+    labelled = photos[photos["labelled"]]
+    assert len(labelled) == 55 + 123
+    assert set(boxes["photo"]) <= set(labelled["photo"])
+    assert abs((labelled["split"] == "test").mean() - 0.5) < 0.05
+
+
+@pytest.mark.real_data
+def test_near_duplicates_come_with_their_groups(root, tmp_path):
+    fetch, source = laptop(root, "neardup")
+    fetch(tmp_path / "raw", source)
+    truth = pd.read_parquet(tmp_path / "raw/truth.parquet")
+    grouped = truth[truth["group"] >= 0]
+    assert (len(truth), grouped["group"].nunique()) == (720, 30)
+    np.testing.assert_array_equal(grouped.groupby("group").size(), 19)
+    assert set(truth.loc[truth["group"] < 0, "alteration"]) == {"distractor"}
