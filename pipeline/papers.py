@@ -43,7 +43,7 @@ def _dataset(row: str, column: str, value: float, unit: str, source: str) -> Pub
 LSUN, LSUN_DEDUP, FACES = "LSUN bedrooms", "LSUN bedrooms, deduplicated", "Faces"
 # In the running text of DCGAN, section 4, as "a little over 3 million", "approximately 275,000", "less than 1 in 100".
 DATASETS = (
-    _dataset(LSUN, "out", 3_000_000, "images", "DCGAN, section 4.1"),
+    _dataset(LSUN, "out_train", 3_000_000, "images", "DCGAN, section 4.1"),
     _dataset(LSUN_DEDUP, "duplicates", 275_000, "images", "DCGAN, section 4.1.1"),
     _dataset(LSUN_DEDUP, "false_positives", 1.0, "percent", "DCGAN, section 4.1.1: below 1 in 100, judged by eye"),
     _dataset(FACES, "photos", 3_000_000, "photos", "DCGAN, section 4.2"),

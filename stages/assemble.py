@@ -31,7 +31,8 @@ def main(params_file: Path, name: str, raw: Path, out: Path) -> None:
             config = export.Export(size=crops.size, limit=crops.limit, decoding=decoding)
             inputs = {"script": Path("stages/assemble.py"), "data": [raw], "config": config}
             with scratch(stage.name(f"assemble@{name}"), **inputs) as folder:
-                export.export(export.PARTS[name](raw), out, folder, config, truth=export.truth_of(raw))
+                exported = export.export(export.PARTS[name](raw), out, folder, config, truth=export.truth_of(raw))
+                stage.counted(images=exported.n_inputs)
         case _:
             message = (
                 f"assemble: no recipe for image set '{name}'; expected mnist, cifar10, svhn, {', '.join(export.PARTS)}"

@@ -19,6 +19,7 @@ def main(params_file: Path, images: Path, model: Path, out: Path, results: Path,
     data, record = [images, model], compute.record(machine)
     with scratch(stage.name("dedup"), script=Path("stages/dedup.py"), data=data, config=config, **record) as folder:
         removal = dedup.deduplicate(image_set, network, config, machine, folder, out)
+        stage.counted(images=len(image_set.images))
         records.write_parquet(results, removal.results)
         write_arrays(collisions, **removal.collisions)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.core import params, stage
 from pipeline.core.scratch import scratch
-from pipeline.core.store import read_rejects, write_arrays
+from pipeline.core.store import open_set, read_rejects, write_arrays
 from pipeline.datasets import faces
 from pipeline.datasets.decode import Decoding
 from pipeline.reporting.sheets import Sheet
@@ -20,6 +20,7 @@ def main(params_file: Path, raw: Path, out: Path, left_out: Path) -> None:
     with scratch(stage.name("detect_faces"), **inputs) as folder:
         faces.detect_faces(raw, out, folder, detector, decoding)
         rejects = read_rejects(out)
+        stage.counted(photos=faces.counts(open_set(out).index, rejects).photos)
         crops = faces.rejected_crops(raw, rejects, sheet.n_images, sheet.seed, size=detector.size, decoding=decoding)
         write_arrays(left_out, images=crops)
 

@@ -20,6 +20,7 @@ def main(params_file: Path, images: Path, out: Path) -> None:
     script = Path("stages/hash_model.py")
     with scratch(stage.name("hash_model"), script=script, data=[images], config=config, **record) as folder:
         trained = hash_model.train(image_set, config, machine, folder)
+        stage.counted(images=config.epochs * len(image_set.rows(config.split)))
         run = {"params": asdict(config), "steps": trained.steps, "n_images": len(image_set.rows(config.split))}
         store.write_model(out, trained.tensors, run | record, {"history": trained.history})
 

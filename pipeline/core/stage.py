@@ -26,6 +26,14 @@ def name(default: str) -> str:
     return os.environ.get("DVC_STAGE", default).rpartition(":")[2]
 
 
+_counted: dict[str, int] = {}
+
+
+def counted(**amounts: int) -> None:
+    """Put what the running stage worked through, such as ``images=6900``, into the run record, which gives the rate."""
+    _counted.update(amounts)
+
+
 def run(main: Callable[..., None]) -> None:
     """Run ``main`` with the command line's arguments; exit status 1 and one sentence on bad input."""
     _die_with_parent()
@@ -52,7 +60,13 @@ def run(main: Callable[..., None]) -> None:
 
 
 def _record(address: str, started: float, status: str) -> None:
-    row = {"stage": address, "started": round(started), "seconds": round(time.time() - started, 2), "status": status}
+    row: dict[str, Any] = {
+        "stage": address,
+        "started": round(started),
+        "seconds": round(time.time() - started, 2),
+        "status": status,
+    }
+    row |= _counted
     try:
         RUN_RECORD.parent.mkdir(exist_ok=True)
         with RUN_RECORD.open("a", encoding="utf-8") as file:

@@ -27,6 +27,8 @@ CHUNKS_AT_LEAST = 32  # smaller archives are cut finer, so that every worker get
 KEYS_A_MAP = 2048
 NO_LABEL = -1
 
+MOST_BYTES = 1 << 28  # of one encoded image: more is no photograph, and would be read into memory whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -328,8 +330,11 @@ def _is_folder(entry: "os.DirEntry[bytes]") -> bool:
 def _read(path: bytes) -> tuple[bytes | None, str]:
     """Content, or the reason why there is none."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - bytes; opening a pipe would wait for ever
+        found = os.stat(path)  # noqa: PTH116 - bytes
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
             return None, "not a file"
+        if found.st_size > MOST_BYTES:
+            return None, f"{found.st_size} bytes, at most {MOST_BYTES}"
         with open(path, "rb") as file:  # noqa: PTH123 - bytes
             return file.read(), ""
     except OSError as error:

@@ -40,7 +40,8 @@ def assemble_cifar10(raw: Path, out: Path, splits: Cifar10Splits, md5: dict[str,
     Parameters
     ----------
     raw : folder that holds ``cifar-10-batches-py/``
-    md5 : of each batch, as in ``fetch.cifar10.md5``, checked before a batch is read; empty for batches made here
+    md5 : of each batch, as in ``fetch.cifar10.official.md5``, checked before a batch is read; empty for batches made
+        here
 
     Raises
     ------
@@ -86,7 +87,7 @@ def _read_batch(file: Path, md5: dict[str, str]) -> tuple[np.ndarray, np.ndarray
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != md5.get(file.name):
             message = (
-                f"{file}: its md5 is {found}, fetch.cifar10.md5 pins {md5.get(file.name, 'none for it')}; "
+                f"{file}: its md5 is {found}, fetch.cifar10.official.md5 pins {md5.get(file.name, 'none for it')}; "
                 "it was not unpickled: run dvc repro fetch@cifar10"
             )
             raise InputError(message)

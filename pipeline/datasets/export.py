@@ -35,6 +35,7 @@ from pipeline.datasets.decode import (
     transform_boxes,
 )
 from pipeline.datasets.in_place import (
+    AGAIN,
     Pin,
     check_listing,
     content_folder,
@@ -112,7 +113,13 @@ def imagenet_parts(raw: Path) -> list[Part]:
     names = list(layouts) or [name for name in ("train", "val") if (folder / name).is_dir()]
     train = next((name for name in names if name != "val"), None)
     if train is None:
-        message = f"{folder}: no training part; expected train/CLASS/*.JPEG or ILSVRC2012_img_train.tar"
+        message = f"{folder}: no training part; expected train/CLASS/*.JPEG"
+        raise InputError(message)
+    more = [name for name in names if name not in (train, "val")]
+    if more:
+        message = (
+            f"{folder}: parts {', '.join(names)}; expected one training part, and val: leave out {', '.join(more)}"
+        )
         raise InputError(message)
     archive = open_archive(folder / train, layouts.get(train, "image_folder"))
     found = [Part(archive=archive, split="train", source=train, pin=pinned.get(train))]
@@ -230,10 +237,7 @@ def _plan(parts: Sequence[Part], folder: Path, config: Export) -> list[_Task]:
             tasks.append(task)
             row += chunk.n
         if part.pin is not None and config.limit is None and row - before != part.pin.n_images:
-            message = (
-                f"{part.source}: {row - before} images, pinned are {part.pin.n_images}; "
-                "restore the data, or run the fetch stage again"
-            )
+            message = f"{part.source}: {row - before} images, pinned are {part.pin.n_images}; {AGAIN}"
             raise InputError(message)
     return tasks
 
@@ -526,4 +530,7 @@ def _place(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:  # copyfile names the source, whichever side failed
+            raise OSError(error.errno, error.strerror, str(target)) from error

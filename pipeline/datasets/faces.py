@@ -35,15 +35,7 @@ from pipeline.datasets.archives import (
     PhotoListing,
 )
 from pipeline.datasets.decode import Decoding, Rejected, decode
-from pipeline.datasets.in_place import (
-    check_listing,
-    content_folder,
-    content_sha256,
-    listing_line,
-    open_archive,
-    pins,
-    read_record,
-)
+from pipeline.datasets.in_place import check_pins, content_folder, open_archive, read_record
 from pipeline.datasets.photo_tables import BOX, PhotoTables, read_tables
 from pipeline.datasets.sources import data_folder
 from pipeline.datasets.workers import parallel
@@ -441,6 +433,7 @@ def detect_faces(raw: Path, out: Path, scratch_folder: Path, params: FaceDetecto
         message = f"{raw}: no photos; expected files ending in {', '.join(PHOTO_SUFFIXES)}, an LMDB or a listing"
         raise InputError(message)
     open_detector(params)  # what is wrong with it is said once, here
+    check_pins(raw)
     files = [scratch_folder / f"{number:07d}.npz" for number in range(len(chunks))]
     tasks = [
         _Task(chunk=chunk, params=params, decoding=decoding, out=file)
@@ -451,7 +444,6 @@ def detect_faces(raw: Path, out: Path, scratch_folder: Path, params: FaceDetecto
     with Progress("face detection", total=total, unit="photos", done=total - left) as progress:
         for n_photos in parallel(_detect_chunk, tasks):
             progress.advance(n_photos)
-    _check_pin(raw, files, total, listed=tables.photos is not None)
     _assemble(out, files, tables, params)
 
 
@@ -467,10 +459,8 @@ def _detect_chunk(task: _Task) -> int:
     """Write the crops and the table of some photos: a row a detection, and a row a photo of which nothing is kept."""
     crops: list[np.ndarray] = []
     rows: list[tuple] = []
-    listing: list[bytes] = []
     for item in task.chunk.items():
         photo = item.key
-        listing.append(listing_line(photo, content_sha256(item.content)))
         try:
             rgb = decoded(item, task.decoding)
         except Rejected as rejected:
@@ -487,7 +477,6 @@ def _detect_chunk(task: _Task) -> int:
     columns = dict(zip(ROW, zip(*rows, strict=True), strict=True))
     size = task.params.size
     arrays: dict[str, np.ndarray] = {name: np.array(values, dtype=ROW[name]) for name, values in columns.items()}
-    arrays["listing"] = np.frombuffer(b"".join(listing), dtype=np.uint8)
     arrays["crops"] = np.array(crops, dtype=np.uint8).reshape(-1, size, size, 3)
     with whole_file(task.out) as partial, partial.open("wb") as file:  # given a name, NumPy would add .npz to it
         np.savez(file, allow_pickle=False, **arrays)
@@ -497,21 +486,6 @@ def _detect_chunk(task: _Task) -> int:
 ROW = {"key": np.str_, "photo": np.str_, "reason": np.str_}
 ROW |= dict.fromkeys(BOX, np.int32) | {"score": np.float64, "photo_width": np.int32, "photo_height": np.int32}
 NO_BOX = (-1, -1, -1, -1, np.nan, -1, -1)
-
-
-def _check_pin(raw: Path, files: list[Path], total: int, *, listed: bool) -> None:
-    """Photos that were left in place are the pinned ones, as read just now (a table may name only some of them)."""
-    for name, pin in pins(raw).items():
-        where = content_folder(raw) / name
-        if pin.n_images == total:
-            digest = hashlib.sha256()
-            for file in files:
-                with np.load(file, allow_pickle=False) as chunk:
-                    digest.update(chunk["listing"].tobytes())
-            check_listing(where, digest.hexdigest(), pin.sha256)
-        elif not listed:
-            message = f"{where}: {total} photos, {raw} pins {pin.n_images}; restore them, or run dvc repro fetch@faces"
-            raise InputError(message)
 
 
 def _assemble(out: Path, files: list[Path], tables: PhotoTables, params: FaceDetector) -> None:

@@ -139,7 +139,8 @@ def fetch_faces(out: Path, source: Faces) -> None:
                     part["photo"] = f"{name}/" + part["photo"]
                 pd.concat(parts, ignore_index=True).to_parquet(partial / file, index=False)
 
-        fetch_in_place(out, source.in_place, add=add_tables)
+        only_photos = all(part.layout == "photos" for part in source.in_place.parts.values())
+        fetch_in_place(out, source.in_place, add=add_tables if only_photos else None)  # an LMDB lists itself
 
 
 def fetch_neardup(out: Path, source: Neardup) -> None:

@@ -26,7 +26,9 @@ ILSVRC_TRAIN_MD5 = "1d675b47d978889d74fa0da5fadfb00e"  # of ILSVRC2012_img_train
 
 Layout = Literal["lmdb", "image_folder", "photos", "ilsvrc_tar"]
 
+AGAIN = "restore the data, or take what is there on purpose: dvc repro --force --single-item on the fetch stage"
 HOW_TO_GET = {
+    "celeba": "unpack img_align_celeba.zip of https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html there",
     "lsun": "download it with download.py of https://github.com/fyu/lsun and unpack it there",
     "imagenet": "it needs a login: https://image-net.org/download-images (ILSVRC2012, training images)",
 }
@@ -54,9 +56,13 @@ class PinnedPart:
 
 @section
 class InPlace:
-    """``folder`` below GAN_DATA, and its parts by path below that (``.``: the folder itself)."""
+    """``folder`` below GAN_DATA, and its parts by path below that (``.``: the folder itself).
+
+    ``tables`` are files of truth beside the parts, by path, each with its sha256.
+    """
 
     folder: str
+    tables: dict[str, str]
     parts: Annotated[dict[str, PinnedPart], Len(min_length=1)]
 
 
@@ -73,6 +79,8 @@ def fetch_in_place(out: Path, source: InPlace, add: Callable[[Path, Path], None]
         If GAN_DATA is not set, something is missing or unreadable, or is not what the params pin.
     """
     folder = _folder(source.folder)
+    for name, expected in source.tables.items():
+        _check_table(folder / name, expected)
     archives: dict[str, Archive] = {}
     for name, part in source.parts.items():
         _present(folder, source.folder, name, part.layout)
@@ -156,6 +164,25 @@ def pins(raw: Path) -> dict[str, Pin]:
     }
 
 
+def check_pins(raw: Path) -> None:
+    """Read all that was left in place again and compare it with its pins.
+
+    Raises
+    ------
+    InputError
+        If an image was changed, added, removed or renamed since the fetch.
+    """
+    record = read_record(raw) or {"parts": {}}
+    for name, pin in pins(raw).items():
+        where = content_folder(raw) / name
+        chunks = open_archive(where, record["parts"][name]["layout"]).chunks()
+        n_images = sum(chunk.n for chunk in chunks)
+        if n_images != pin.n_images:
+            message = f"{where}: {n_images} images, {raw} pins {pin.n_images}; {AGAIN}"
+            raise InputError(message)
+        check_listing(where, listing_sha256(chunks), pin.sha256)
+
+
 def listing_line(key: str, content_sha256: str) -> bytes:
     """One line of the listing; keys of names that are not UTF-8 are escaped already."""
     return f"{key}\0{content_sha256}\n".encode()
@@ -186,6 +213,20 @@ def check_listing(where: Path, found: str, pinned: str | None) -> None:
         message = (
             f"{where}: sha256 of the listing of keys and contents is {found}, pinned is {pinned}: "
             "not what counts as the set; restore it, or pin the new set in the params on purpose"
+        )
+        raise InputError(message)
+
+
+def _check_table(file: Path, expected: str) -> None:
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        message = f"{file}: cannot be read ({error.strerror}); it holds the truth that comes with the images"
+        raise InputError(message) from error
+    if found != expected:
+        message = (
+            f"{file}: its sha256 is {found}, params pin {expected}: not the truth that counts; "
+            "restore it, or pin the new one in the params on purpose"
         )
         raise InputError(message)
 

@@ -36,8 +36,8 @@ def assemble_svhn(raw: Path, out: Path, splits: SvhnSplits, md5: dict[str, str])
     Parameters
     ----------
     raw : folder of the .mat files
-    md5 : of each file, as in ``fetch.svhn.md5``, checked before it is read (scipy may crash on a damaged one); empty
-        for files made here
+    md5 : of each file, as in ``fetch.svhn.official.md5``, checked before it is read (scipy may crash on a damaged
+        one); empty for files made here
 
     Raises
     ------
@@ -49,13 +49,13 @@ def assemble_svhn(raw: Path, out: Path, splits: SvhnSplits, md5: dict[str, str])
     if not splits.n_extra and (raw / FILES["extra"]).is_file():
         message = (
             f"{raw / FILES['extra']}: fetched, but assemble.svhn.n_extra is 0; set it to the number of its images "
-            "(531131), or fetch.svhn.extra to false"
+            "(531131), or fetch.svhn.official.extra to false"
         )
         raise InputError(message)
     wanted = {split: raw / FILES[split] for split, size in sizes.items() if size}
     for split, file in wanted.items():
         if not file.is_file():
-            hint = "set fetch.svhn.extra to true and " if split == "extra" else ""
+            hint = "set fetch.svhn.official.extra to true and " if split == "extra" else ""
             message = f"{file}: missing; {hint}run dvc repro fetch@svhn"
             raise InputError(message)
     # uncommitted until filled: at most the set and one file are in memory
@@ -88,7 +88,7 @@ def _check_md5(file: Path, md5: dict[str, str]) -> None:
         found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5.get(file.name):
         message = (
-            f"{file}: its md5 is {found}, fetch.svhn.md5 pins {md5.get(file.name, 'none for it')}; "
+            f"{file}: its md5 is {found}, fetch.svhn.official.md5 pins {md5.get(file.name, 'none for it')}; "
             "it was not read: run dvc repro fetch@svhn"
         )
         raise InputError(message)

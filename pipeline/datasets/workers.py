@@ -23,7 +23,7 @@ def worker_count() -> int:
         If ``GAN_WORKERS`` is not a positive whole number.
     """
     value = os.environ.get("GAN_WORKERS")
-    if value is None:
+    if not value:
         import joblib
 
         return joblib.cpu_count()

@@ -12,7 +12,7 @@ from pipeline.core.compute import Compute
 from pipeline.core.params import section
 from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import ImageSet
-from pipeline.datasets.dedup import encode_rows, interval_95, near_pairs
+from pipeline.datasets.dedup import Components, encode_rows, interval_95, near_pairs
 from pipeline.models.hash_autoencoder import UNITS, HashAutoencoder
 
 ORIGINAL = "original"
@@ -36,6 +36,8 @@ COLUMNS = {
     "precision": "float64",
     "precision_low": "float64",
     "precision_high": "float64",
+    "n_removed": "Int64",  # by deduplication at this radius, in rows for all alterations: groups are chains of pairs
+    "n_removed_wrongly": "Int64",  # of them, those whose kept image is of another group
     "chosen": "bool",  # the radius with the largest recall at min_precision on `tune`, with or without offsets
     "best": "bool",  # of the two, the one with the larger recall on `tune`
 }
@@ -103,7 +105,8 @@ def accuracy(
     for offsets in (False, True):
         used = codes if offsets else codes[:, :1]
         pairs = found_pairs(used, radius=config.max_radius, threads=compute.threads, where=image_set.path)
-        tables.append(curve(truth, pairs, distance_to(used, truth.original), config).assign(offsets=offsets))
+        table = curve(truth, pairs, distance_to(used, truth.original), config)
+        tables.append(with_removals(table, truth, pairs).assign(offsets=offsets))
     return _frame([choose(pd.concat(tables, ignore_index=True), config.min_precision)])
 
 
@@ -210,14 +213,38 @@ def curve(
     return table
 
 
+def with_removals(table: pd.DataFrame, truth: Truth, pairs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> pd.DataFrame:
+    """Add how many images deduplication removes, and how many of them wrongly: one false pair may join two groups.
+
+    All images are deduplicated together; an image counts in its own half.
+    """
+    early, late, distance = pairs
+    n = len(truth.group)
+    removed, wrongly = (pd.array([pd.NA] * len(table), dtype="Int64") for _ in range(2))
+    for radius in sorted(set(table["radius"])):
+        components = Components(np.arange(n))
+        near = distance <= radius
+        components.join(early[near], late[near])
+        keeper = components.first()
+        gone = keeper != np.arange(n)
+        wrong = gone & ((truth.group != truth.group[keeper]) | (truth.group < 0))
+        for half in (ALL, *HALVES):
+            in_half = np.ones(n, dtype=bool) if half == ALL else truth.half == half
+            row = (table["radius"] == radius) & (table["half"] == half) & (table["alteration"] == ALL)
+            removed[row.to_numpy()] = int((gone & in_half).sum())
+            wrongly[row.to_numpy()] = int((wrong & in_half).sum())
+    return table.assign(n_removed=removed, n_removed_wrongly=wrongly)
+
+
 def choose(table: pd.DataFrame, min_precision: float) -> pd.DataFrame:
     """Mark the radius to use, with and without offsets, and the better of the two, by what ``tune`` shows alone.
 
-    The largest recall at no less than ``min_precision``; the smallest radius, and no offsets, among equals. Nothing is
-    marked if no radius reaches that precision.
+    The largest recall at no less than ``min_precision``, both of the pairs and of the images removed; the smallest
+    radius, and no offsets, among equals. Nothing is marked if no radius reaches that precision.
     """
     tune = table[(table["half"] == HALVES[0]) & (table["alteration"] == ALL)]
-    fit = tune[tune["precision"] >= min_precision].sort_values(
+    rightly = 1 - (tune["n_removed_wrongly"] / tune["n_removed"].where(tune["n_removed"] > 0)).fillna(0.0)
+    fit = tune[(tune["precision"] >= min_precision) & (rightly >= min_precision)].sort_values(
         ["recall", "offsets", "radius"], ascending=[False, True, True]
     )
     settings = list(fit.drop_duplicates("offsets")[["offsets", "radius"]].itertuples(index=False, name=None))

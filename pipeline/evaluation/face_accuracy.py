@@ -31,6 +31,7 @@ from pipeline.datasets.faces import (
     photo_archive,
     select,
 )
+from pipeline.datasets.in_place import check_pins
 from pipeline.datasets.photo_tables import BOX, SPLITS, read_tables
 from pipeline.datasets.workers import parallel
 
@@ -80,6 +81,7 @@ def face_accuracy(
     if not len(photos):
         return _as_result(pd.DataFrame(columns=list(COLUMNS)))
     open_detector(detector)
+    check_pins(raw)
     settings = [detector, *sweep_settings(detector, sweep)]
     chunks = photo_archive(raw, photos["photo"].tolist()).chunks()
     truth = {str(photo): table[BOX].to_numpy(dtype=np.float64) for photo, table in boxes.groupby("photo")}

@@ -39,26 +39,34 @@ def print_status(record: Path = RUN_RECORD) -> None:
         print(f"{record}: no stage has run here yet; `make repro` runs them")
         return
     total = sum(row["seconds"] for row in rows)
-    cells = [(row["stage"], _clock(row["started"]), _duration(row["seconds"]), row["status"]) for row in rows]
+    cells = [
+        (row["stage"], _clock(row["started"]), _duration(row["seconds"]), row["status"], _rate(row)) for row in rows
+    ]
     if sys.stdout.isatty():
         _print_table(cells, total)
         return
     for cell in cells:
         print("\t".join(cell))
-    print(f"sum\t\t{_duration(total)}\t")
+    print(f"sum\t\t{_duration(total)}\t\t")
 
 
-def _print_table(cells: list[tuple[str, str, str, str]], total: float) -> None:
+def _print_table(cells: list[tuple[str, ...]], total: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("stage", "started", "took", "status", show_footer=True)
+    table = Table("stage", "started", "took", "status", "worked through", show_footer=True)
     table.columns[0].footer = "sum"
     table.columns[2].footer = _duration(total)
     table.columns[2].justify = "right"
     for cell in cells:
         table.add_row(*cell)
     Console().print(table)
+
+
+def _rate(row: dict[str, Any]) -> str:
+    """``6,900 images, 1,468 a second``, where the stage counted something."""
+    amounts = {name: n for name, n in row.items() if name not in FIELDS and isinstance(n, int)}
+    return "; ".join(f"{n:,} {name}, {n / max(row['seconds'], 0.01):,.0f} a second" for name, n in amounts.items())
 
 
 def _clock(seconds: float) -> str:

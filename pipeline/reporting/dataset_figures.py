@@ -11,7 +11,16 @@ from pipeline.reporting.drawing import Drawn, Metrics, canvas
 DUPLICATE_SETS = {"lsun": "near-duplicates planted in LSUN", "neardup": "altered photographs"}
 REPORT_HALF = "report"  # of the groups; radius and offsets were chosen on the other half
 TEST_HALF = "test"  # of the photographs, likewise
-SHOWN_COUNTS = ["n_queries", "n_found", "recall", "true_pairs", "false_pairs", "precision"]
+SHOWN_COUNTS = [
+    "n_queries",
+    "n_found",
+    "recall",
+    "true_pairs",
+    "false_pairs",
+    "precision",
+    "n_removed",
+    "n_removed_wrongly",
+]
 
 
 def duplicates(results: Path) -> Drawn:
@@ -47,9 +56,12 @@ def _rows(path: Path) -> pd.DataFrame:
 
 
 def _shares(row: pd.Series) -> Metrics:
-    shares = {
-        f"{name}_percent": round(100 * float(row[name]), 2) for name in ("recall", "precision") if pd.notna(row[name])
-    }
+    shares: Metrics = {"n_altered": int(row["n_queries"])}
+    for name in ("recall", "recall_low", "recall_high", "precision"):
+        if pd.notna(row[name]):
+            shares[f"{name}_percent"] = round(100 * float(row[name]), 2)
+    if row["n_removed"]:
+        shares["wrongly_removed_percent"] = round(100 * float(row["n_removed_wrongly"] / row["n_removed"]), 2)
     return shares | {"false_pairs": int(row["false_pairs"])}
 
 
@@ -58,9 +70,14 @@ def _draw_curves(axis: Any, whole: pd.DataFrame, title: str) -> None:
         curve = whole[whole["offsets"] == offsets]
         for name, colour in (("recall", "C0"), ("precision", "C1")):
             label = f"{name}, {'nine offsets' if offsets else 'as it is'}"
+            label = label.replace("precision", "precision of pairs")
             axis.plot(curve["radius"], 100 * curve[name], style, color=colour, marker="o", markersize=3, label=label)
             low, high = 100 * curve[f"{name}_low"], 100 * curve[f"{name}_high"]
             axis.fill_between(curve["radius"], low, high, color=colour, alpha=0.12, linewidth=0)
+        gone = curve["n_removed"].astype(float)
+        wrong = 100 * curve["n_removed_wrongly"].astype(float) / gone.where(gone > 0)
+        label = f"removed wrongly, {'nine offsets' if offsets else 'as it is'}"
+        axis.plot(curve["radius"], wrong, style, color="C3", marker="x", markersize=3, label=label)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("Hamming radius, bits of 128")
     axis.set_ylabel("%")
@@ -113,9 +130,13 @@ def faces(results: Path) -> Drawn:
         if found.empty:
             continue
         row = found.iloc[0]
-        shares = {share: round(100 * float(row[share]), 2) for share in ("recall", "precision", "f1")}
+        names = ("recall", "recall_low", "recall_high", "precision", "f1")
+        shares = {share: round(100 * float(row[share]), 2) for share in names}
         metrics[name] = {f"{share}_percent": value for share, value in shares.items()}
         metrics[name] |= {"n_true": int(row["n_true"]), "n_detected": int(row["n_detected"])}
+        kept = table[(table["setting"] == row["setting"]) & (table["group"] == f"width >= {row['min_size']} px")]
+        if len(kept) and kept["n_true"].iloc[0]:  # of the faces that are as large as those to be kept
+            metrics[name]["recall_of_kept_sizes_percent"] = round(100 * float(kept["recall"].iloc[0]), 2)
         label = f"{name}: {row['setting']}"
         setting_axis.plot(shares["recall"], shares["precision"], marker, color=colour, markersize=10, label=label)
     setting_axis.set_xlabel("recall, %")

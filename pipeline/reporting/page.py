@@ -21,6 +21,13 @@ READING = {
 }
 
 
+DATASETS_READING = {
+    "yes": "The official sets, but where a note says otherwise.",
+    "reduced": "Samples of the real sets, MNIST and CIFAR-10 whole: the counts are those of the samples.",
+    "no": "Rendered images and windows of photographs, with their ground truth. The counts reproduce nothing.",
+}
+
+
 def report_page(profile: str, report: Report, reports: Path, models: list[Path]) -> str:
     """Markdown of the whole report; links are relative to the folder ``reports``."""
     lines = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
@@ -46,11 +53,11 @@ def datasets_page(profile: str, report: Report, reports: Path) -> str:
     The sheets of real photographs are not in Git (project/twins.py): they are named, not shown.
     """
     table = pd.read_csv(reports / "tables/datasets.csv")
-    measured = table[table["measured"].notna() & (table["unit"] != "percent")]
-    lines = [f"# Datasets of profile `{profile}`", "", READING[report.comparable], ""]
-    lines += ["`in` = `out` + `rejected` + `duplicates`. All counts: [CSV](tables/datasets.csv).", ""]
+    measured = table[table["measured"].notna()]
+    lines = [f"# Datasets of profile `{profile}`", "", DATASETS_READING[report.comparable], ""]
+    lines += ["`in` = `out` + `rejected` + `duplicates`. All counts and notes: [CSV](tables/datasets.csv).", ""]
     lines += ["| dataset | in | out | rejected | duplicates | reasons |", "| --- | ---: | ---: | ---: | ---: | --- |"]
-    for title, rows in measured.groupby("row", sort=False):
+    for title, rows in measured[measured["unit"].isin(["images", "photos"])].groupby("row", sort=False):
         counts = dict(zip(rows["column"], rows["measured"].astype(int), strict=True))
         reasons = [
             f"{column.removeprefix('rejected: ')} {n:,}"
@@ -58,11 +65,16 @@ def datasets_page(profile: str, report: Report, reports: Path) -> str:
             if column.startswith("rejected:")
         ]
         cells = " | ".join(f"{counts[name]:,}" for name in ("in", "out", "rejected", "duplicates"))
-        lines.append(f"| {title} | {cells} | {'; '.join(reasons)} |")
+        photos = f" (detections in {counts['photos']:,} photos)" if "photos" in counts else ""
+        lines.append(f"| {title}{photos} | {cells} | {'; '.join(reasons)} |")
+    missing = sorted(set(DATASETS.values()) - set(measured["row"]))
+    lines += ["", f"Not run in this profile: {', '.join(missing)}."] if missing else []
     lines += ["", "What each of them is here:", ""]
     names = [name for name, title in DATASETS.items() if title in set(measured["row"])]
-    lines += [f"- {DATASETS[name]}: {report.datasets[name]}" for name in names]
-    lines += ["", "## Near-duplicates found by the autoencoder's code", ""]
+    for name in names:
+        note = f" ({report.notes[name]})" if report.notes.get(name) else ""
+        lines.append(f"- {DATASETS[name]}: {report.datasets[name]}{note}")
+    lines += ["", "## Near-duplicates found by the autoencoder's code", "", *_dedup_lines(measured), ""]
     lines += ["![Recall and precision over the Hamming radius, by alteration](figures/duplicates.png)", ""]
     lines += ["## Faces found by the detector", ""]
     lines += ["![Recall by group, precision and recall of the settings](figures/faces.png)", ""]
@@ -73,6 +85,30 @@ def datasets_page(profile: str, report: Report, reports: Path) -> str:
     for name, title in shown.items():
         lines += [f"### {title}", "", f"![{title}](sheets/{name}.png)", ""]
     return "\n".join(lines)
+
+
+def _dedup_lines(measured: pd.DataFrame) -> list[str]:
+    """What the deduplication of LSUN did, in a few sentences; nothing if it has not run."""
+    rows = measured[measured["row"] == DATASETS["lsun_dedup"]]
+    found = dict(zip(rows["column"], rows["measured"], strict=True))
+    if "distinct_codes" not in found:
+        return []
+    sizes = {int(name.removeprefix("groups_of_")): int(n) for name, n in found.items() if name.startswith("groups_of_")}
+    told = "; ".join(f"{n:,} of {size}" for size, n in sorted(sizes.items()) if size > 1) or "none"
+    lines = [
+        f"LSUN: {found['duplicates']:,.0f} images left out. Groups of like images: {told}. "
+        f"{found['distinct_codes']:,.0f} distinct codes; all-zero codes {100 * found['all_zero_share']:.2f} %; "
+        f"dead units {found['dead_units']:.0f} of 128."
+    ]
+    if "false_positives" in found:
+        low, high = found["false_positives_low"], found["false_positives_high"]
+        lines += [
+            f"Left out wrongly: {found['false_positives']:.2f} % (95 % interval {low:.2f} to {high:.2f} %), by the "
+            "planted truth; the paper judged fewer than 1 in 100 by eye."
+        ]
+    else:
+        lines += ["How many were left out wrongly nobody has judged: see the sheet of collisions."]
+    return lines
 
 
 def provenance(models: list[Path]) -> dict[str, Any]:

@@ -23,7 +23,30 @@ DATASETS = {
     "faces": papers.FACES,
     "neardup": "Near-duplicates",
 }
-UNITS = {"photos": "photos", "labels": "classes"}  # of the columns that do not count images
+# what the stage dedup counts -> column
+DEDUP_COLUMNS = {
+    "false_positive_percent": "false_positives",
+    "false_positive_percent_low": "false_positives_low",
+    "false_positive_percent_high": "false_positives_high",
+    "distinct_codes": "distinct_codes",
+    "all_zero_share": "all_zero_share",
+    "dead_units": "dead_units",
+    "constant_units": "constant_units",
+    "n_groups": "groups",
+    "largest_group": "largest_group",
+}
+# of the columns that do not count images
+UNITS = {
+    "photos": "photos",
+    "labels": "classes",
+    "false_positives_low": "percent",
+    "false_positives_high": "percent",
+    "distinct_codes": "codes",
+    "all_zero_share": "share",
+    "dead_units": "units",
+    "constant_units": "units",
+    "groups": "groups",
+}
 NOT_RUN = "not run in this profile yet"
 NO_TRUTH = "no truth comes with these images: a person judges the sheet of collisions"
 NOMINAL = {papers.AT_50K: 50_000, papers.AT_10M: 10_000_000}
@@ -68,9 +91,10 @@ def dcgan_table3(results: Path, report: Report) -> list[ResultRow]:
 def datasets(results: Path, report: Report) -> list[ResultRow]:
     """What became of every input of every image set, and what the papers' running text says of theirs."""
     counts = {name: _counts(results / f"{name}.parquet") for name in DATASETS}
-    duplicates = _counts(results / "dedup.parquet")
-    if "false_positive_percent" in duplicates:
-        counts["lsun_dedup"]["false_positives"] = duplicates["false_positive_percent"]
+    if counts["lsun_dedup"]:
+        found = _counts(results / "dedup.parquet")
+        counts["lsun_dedup"] |= {column: found[name] for name, column in DEDUP_COLUMNS.items() if name in found}
+        counts["lsun_dedup"] |= {name: found[name] for name in found if name.startswith("groups_of_")}
     names = {title: name for name, title in DATASETS.items()}
     rows = []
     for printed in papers.DATASETS:
@@ -81,11 +105,15 @@ def datasets(results: Path, report: Report) -> list[ResultRow]:
             what = report.datasets[name]
             rows.append(_unmeasured(printed, comparable=report.comparable, dataset=what, note=note))
         else:
-            rows.append(_count(printed.row, printed.column, value, name, report, printed))
+            rows.append(
+                _count(printed.row, printed.column, value, name, report, printed, n_images=counts[name].get("in"))
+            )
     told = {(row.row, row.column) for row in rows}
     for name, title in DATASETS.items():
+        if not counts[name] and (title, "out") not in told:
+            rows.append(_count(title, "out", None, name, report, None, n_images=None))
         rows += [
-            _count(title, column, value, name, report, None)
+            _count(title, column, value, name, report, None, n_images=counts[name].get("in"))
             for column, value in counts[name].items()
             if (title, column) not in told
         ]
@@ -100,14 +128,25 @@ def _counts(path: Path) -> dict[str, float]:
     return dict(zip(found["quantity"], found["value"].astype(float), strict=True))
 
 
+def _unit(column: str) -> str:
+    return "groups" if column.startswith("groups_of_") else UNITS.get(column.split(":", maxsplit=1)[0], "images")
+
+
 def _count(
-    row: str, column: str, value: float, name: str, report: Report, printed: papers.Published | None
+    row: str,
+    column: str,
+    value: float | None,
+    name: str,
+    report: Report,
+    printed: papers.Published | None,
+    *,
+    n_images: float | None,
 ) -> ResultRow:
     note = report.notes.get(name, "")
     return ResultRow(
         row=row,
         column=column,
-        unit=printed.unit if printed else UNITS.get(column.split(":", maxsplit=1)[0], "images"),
+        unit=printed.unit if printed else _unit(column),
         kind="ours" if printed else "extra",
         paper=printed.value if printed else None,
         paper_spread=None,
@@ -115,12 +154,12 @@ def _count(
         spread=None,
         spread_over="",
         n_seeds=None,
-        n_images=None,
+        n_images=None if n_images is None else int(n_images),
         n_labels=None,
         dataset=report.datasets[name],
         source=printed.source if printed else "ours",
         comparable="reduced" if note and report.comparable == "yes" else report.comparable,
-        note=note,
+        note=NOT_RUN if value is None else note,
     )
 
 

@@ -28,6 +28,8 @@ def main(what: str, out: Path) -> None:
     if what == "broken":
         raise ZeroDivisionError("a defect of ours")
     out.write_text(str(os.getpid()))
+    if what == "count":
+        stage.counted(images=7)
     if what == "wait":
         sys.stdin.read()
     if what == "sleep":
@@ -75,6 +77,14 @@ def test_success_is_recorded(tmp_path, start):
     assert (row["stage"], row["status"]) == ("toy go out.txt", "done")
     assert row["started"] == pytest.approx(time.time(), abs=300)
     assert 0 <= row["seconds"] < 300
+
+
+def test_what_the_stage_worked_through_is_recorded(tmp_path, start):
+    start("count", "out.txt")
+    start("go", "out.txt")
+    counted, plain = rows(tmp_path)
+    assert counted["images"] == 7
+    assert "images" not in plain
 
 
 def test_dvc_names_the_stage(tmp_path, start):

@@ -344,3 +344,13 @@ def test_no_tar(tmp_path):
     assert "holds no class archives" in refusal(IlsvrcTar(file=path))
     path.write_bytes(tar_of({"n01.tar": b"not a tar archive" * 100}))
     assert "cannot be read as a tar archive" in refusal(IlsvrcTar(file=path))
+
+
+def test_a_file_too_large_for_a_photograph_is_not_read(tmp_path):
+    """Sparse: it takes no room on the disk, and would take all of the memory."""
+    (tmp_path / "train/a").mkdir(parents=True)
+    with (tmp_path / "train/a/1.jpg").open("wb") as file:
+        file.truncate(archives.MOST_BYTES + 1)
+    (item,) = [item for chunk in ImageFolder(folder=tmp_path / "train").chunks() for item in chunk.items()]
+    assert item.content is None
+    assert item.reason == f"{archives.MOST_BYTES + 1} bytes, at most {archives.MOST_BYTES}"

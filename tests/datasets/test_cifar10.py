@@ -169,7 +169,9 @@ def test_a_wrong_md5_is_never_unpickled(raw, tmp_path, monkeypatch, kind):
     monkeypatch.setattr("pipeline.datasets.cifar10.load_arrays", unpickled)
     message = refusal(raw, md5=md5)
     found = hashlib.md5((raw / FOLDER / FIRST).read_bytes()).hexdigest()
-    assert message.startswith(f"{raw / FOLDER / FIRST}: its md5 is {found}, fetch.cifar10.md5 pins {md5[FIRST]}")
+    assert message.startswith(
+        f"{raw / FOLDER / FIRST}: its md5 is {found}, fetch.cifar10.official.md5 pins {md5[FIRST]}"
+    )
     assert "not unpickled" in message
     assert not (tmp_path / "touched").exists()
 

@@ -9,12 +9,13 @@ import pytest
 from pipeline.core import params
 from pipeline.core.errors import InputError
 from pipeline.datasets.embedded.photos import PhotoWindows
-from pipeline.datasets.fetch import FETCH, Imagenet
-from pipeline.datasets.in_place import InPlace, Pin, PinnedPart
+from pipeline.datasets.faces import photo_archive
+from pipeline.datasets.fetch import FETCH, Faces, Imagenet, Neardup, fetch_faces, fetch_neardup
+from pipeline.datasets.in_place import InPlace, Pin, PinnedPart, check_pins
 
 PROFILES = ("params.yaml", "profiles/laptop/params.yaml", "profiles/paper/params.yaml")
 WINDOWS = PhotoWindows(seed=0, n_train=1, n_validation=0)
-PLACE = InPlace(folder="x", parts={"a": PinnedPart(layout="photos", pin=Pin(n_images=1, sha256=None))})
+PLACE = InPlace(folder="x", tables={}, parts={"a": PinnedPart(layout="photos", pin=Pin(n_images=1, sha256=None))})
 
 
 @pytest.mark.parametrize("file", PROFILES)
@@ -59,6 +60,59 @@ def laptop(root, name):
     return fetch, params.load(root / "profiles/laptop/params.yaml", section, own=f"fetch.{name}")
 
 
+def photos_below(folder, *names):
+    from PIL import Image
+
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), len(name), dtype=np.uint8)).save(folder / name)
+
+
+def pinned(*parts, folder="people", tables=None):
+    pin = PinnedPart(layout="photos", pin=Pin(n_images=2, sha256=None))
+    return InPlace(folder=folder, tables=tables or {}, parts=dict.fromkeys(parts, pin))
+
+
+@pytest.mark.parametrize("parts", [("a",), ("a", "b")])
+def test_what_fetch_writes_for_photographs_passes_the_check_of_their_pins(tmp_path, monkeypatch, parts):
+    """One part without tables, as CelebA, and several: the names in the tables begin with the part."""
+    monkeypatch.setenv("GAN_DATA", str(tmp_path))
+    photos_below(tmp_path / "people", *(f"{part}/{number}.png" for part in parts for number in range(2)))
+    fetch_faces(tmp_path / "raw", Faces(rendered=None, in_place=pinned(*parts), split_seed=0))
+    photos = pd.read_parquet(tmp_path / "raw/photos.parquet")["photo"].tolist()
+    assert photos == [f"{part}/{number}.png" for part in parts for number in range(2)]
+    check_pins(tmp_path / "raw")
+    (tmp_path / "people" / photos[0]).write_bytes((tmp_path / "people" / photos[0]).read_bytes() + b" ")
+    with pytest.raises(InputError, match="not what counts as the set"):
+        check_pins(tmp_path / "raw")
+
+
+def test_photographs_in_an_lmdb_need_no_tables(tmp_path, monkeypatch):
+    from pipeline.datasets.embedded.rooms import write_lmdb
+
+    monkeypatch.setenv("GAN_DATA", str(tmp_path))
+    (tmp_path / "people").mkdir()
+    write_lmdb(tmp_path / "people/lmdb", [("a", b"one"), ("b", b"two")])
+    part = PinnedPart(layout="lmdb", pin=Pin(n_images=2, sha256=None))
+    place = InPlace(folder="people", tables={}, parts={"lmdb": part})
+    fetch_faces(tmp_path / "raw", Faces(rendered=None, in_place=place, split_seed=0))
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["in_place.json"]
+    chunks = photo_archive(tmp_path / "raw", None).chunks()
+    assert [item.content for chunk in chunks for item in chunk.items()] == [b"one", b"two"]
+
+
+@pytest.mark.parametrize(("text", "words"), [(None, "cannot be read"), ("file,group,transform\n", "not the truth")])
+def test_the_truth_is_pinned_too(tmp_path, monkeypatch, text, words):
+    monkeypatch.setenv("GAN_DATA", str(tmp_path))
+    photos_below(tmp_path / "neardup", "images/a.png", "images/b.png")
+    if text is not None:
+        (tmp_path / "neardup/ground_truth.csv").write_text(text)
+    place = pinned("images", folder="neardup", tables={"ground_truth.csv": 64 * "0"})
+    with pytest.raises(InputError, match=f"ground_truth.csv: .*{words}"):
+        fetch_neardup(tmp_path / "raw", Neardup(rendered=None, in_place=place))
+    assert not (tmp_path / "raw").exists()
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["lsun", "imagenet", "faces", "neardup"])
 def test_the_samples_are_those_that_the_laptop_profile_pins(root, tmp_path, name):
@@ -72,10 +126,13 @@ def test_the_samples_are_those_that_the_laptop_profile_pins(root, tmp_path, name
 
 @pytest.mark.real_data
 def test_another_sample_is_refused(root, tmp_path):
-    fetch, source = laptop(root, "neardup")
+    fetch, _ = laptop(root, "neardup")
     part = PinnedPart(layout="photos", pin=Pin(n_images=720, sha256=64 * "0"))
     with pytest.raises(InputError, match="not what counts as the set"):
-        fetch(tmp_path / "raw", type(source)(rendered=None, in_place=InPlace(folder="neardup", parts={"images": part})))
+        fetch(
+            tmp_path / "raw",
+            Neardup(rendered=None, in_place=InPlace(folder="neardup", tables={}, parts={"images": part})),
+        )
     assert not (tmp_path / "raw").exists()
 
 

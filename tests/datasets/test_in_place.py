@@ -56,7 +56,9 @@ LISTING = listing_of(PHOTOS)
 
 
 def source(n_images=3, sha256=LISTING, *, folder="faces", part=".", layout="photos"):
-    return InPlace(folder=folder, parts={part: PinnedPart(layout=layout, pin=Pin(n_images=n_images, sha256=sha256))})
+    return InPlace(
+        folder=folder, tables={}, parts={part: PinnedPart(layout=layout, pin=Pin(n_images=n_images, sha256=sha256))}
+    )
 
 
 def refusal(source, out):

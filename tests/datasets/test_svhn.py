@@ -131,11 +131,11 @@ def test_a_wrong_md5_is_never_parsed(raw, monkeypatch):
     )
     message = refusal(raw, md5=md5)
     assert message.startswith(f"{file}: its md5 is {hashlib.md5(file.read_bytes()).hexdigest()}, ")
-    assert f"fetch.svhn.md5 pins {md5[file.name]}" in message
+    assert f"fetch.svhn.official.md5 pins {md5[file.name]}" in message
 
 
 def test_a_file_that_params_do_not_pin(raw):
-    assert "fetch.svhn.md5 pins none for it" in refusal(raw, md5={FILES["train"]: pins(raw)[FILES["train"]]})
+    assert "fetch.svhn.official.md5 pins none for it" in refusal(raw, md5={FILES["train"]: pins(raw)[FILES["train"]]})
 
 
 # refused
@@ -149,7 +149,9 @@ def test_a_missing_file(raw, split):
 
 def test_a_missing_extra_file(raw):
     message = refusal(raw, WITH_EXTRA)
-    assert message.startswith(f"{raw / FILES['extra']}: missing; set fetch.svhn.extra to true and run dvc repro")
+    assert message.startswith(
+        f"{raw / FILES['extra']}: missing; set fetch.svhn.official.extra to true and run dvc repro"
+    )
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_another_backend_replaces_the_processes(monkeypatch):
         assert [square for square, _ in workers.parallel(slow_square, range(9))] == [n**2 for n in range(9)]
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "", " 2"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " 2"])
 def test_worker_count_must_be_positive(monkeypatch, value):
     monkeypatch.setenv("GAN_WORKERS", value)
     with pytest.raises(InputError, match=r"GAN_WORKERS=.*positive whole number"):

@@ -23,6 +23,7 @@ from pipeline.evaluation.duplicates import (
     distance_to,
     found_pairs,
     planted_truth,
+    with_removals,
 )
 from pipeline.models import hash_autoencoder
 from pipeline.models.hash_autoencoder import HashAutoencoder, initialise_autoencoder
@@ -162,7 +163,7 @@ def test_curve_against_a_double_loop(moves):
     assert (both.loc["tune"] + both.loc["report"]).equals(both.loc["all"])
 
 
-def row(half, offsets, radius, recall, precision, alteration="all"):
+def row(half, offsets, radius, recall, precision, alteration="all", removed=100, wrongly=0):
     return {
         "half": half,
         "offsets": offsets,
@@ -170,6 +171,8 @@ def row(half, offsets, radius, recall, precision, alteration="all"):
         "alteration": alteration,
         "recall": recall,
         "precision": precision,
+        "n_removed": removed,
+        "n_removed_wrongly": wrongly,
     }
 
 
@@ -178,6 +181,35 @@ def chosen(rows, **which):
     return {(r.offsets, r.radius) for r in table[table["chosen"]].itertuples()}, {
         (r.offsets, r.radius) for r in table[table["best"]].itertuples()
     }
+
+
+def test_a_radius_that_removes_many_images_wrongly_is_not_chosen():
+    """Pairs of one group dilute the false ones; one false pair may chain two groups."""
+    rows = [row("tune", False, 1, 0.5, 1.0, wrongly=1), row("tune", False, 2, 0.9, 1.0, wrongly=2)]
+    assert chosen(rows) == ({(False, 1)}, {(False, 1)})
+    assert chosen([row("tune", False, 0, 0.5, 1.0, removed=0)])[1] == {(False, 0)}
+
+
+def test_removals_against_a_walk_through_the_chains():
+    index = made_index(n_groups=8, n_alone=9)
+    truth, codes = planted_truth(index, 0), made_codes(index)[:, :1]
+    pairs = found_pairs(codes, radius=8, threads=1, where=WHERE)
+    table = with_removals(curve(truth, pairs, distance_to(codes, truth.original), CONFIG), truth, pairs)
+    wrongly = 0
+    for radius in range(9):
+        keeper = list(range(len(index)))
+        for _ in index.index:  # until nothing changes, a chain being at most as long as the set
+            for early, late, distance in zip(*pairs, strict=True):
+                if distance <= radius:
+                    keeper[early] = keeper[late] = min(keeper[early], keeper[late])
+        gone = [row for row, first in enumerate(keeper) if first != row]
+        wrong = [row for row in gone if index["group"][row] != index["group"][keeper[row]] or index["group"][row] < 0]
+        found = table[(table["radius"] == radius) & (table["alteration"] == "all")].set_index("half")
+        assert (found.loc["all", "n_removed"], found.loc["all", "n_removed_wrongly"]) == (len(gone), len(wrong))
+        assert found.loc["tune", "n_removed"] + found.loc["report", "n_removed"] == len(gone)
+        wrongly += len(wrong)
+    assert wrongly > 0
+    assert table.loc[table["alteration"] != "all", "n_removed"].isna().all()
 
 
 def test_radius_is_chosen_on_the_tuning_half():

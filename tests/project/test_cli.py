@@ -96,6 +96,12 @@ def test_status_says_the_latest_run_of_each_stage_and_the_sum(project):
     ]
 
 
+def test_status_tells_the_rate_of_what_was_counted(project):
+    write_record(project, row("fetch", 50, 0.5), row("assemble@lsun", 60, 4) | {"images": 6900})
+    cells = [line.split("\t")[-1] for line in run("status").output.splitlines()]
+    assert cells == ["", "6,900 images, 1,725 a second", ""]
+
+
 @pytest.mark.parametrize("tail", ['{"stage": "x", "star', "[1]\n", "\x00\x00\n", '{"stage": "x"}\n', "\n"])
 def test_a_broken_line_is_left_out(project, tail):
     path = write_record(project, row("fetch", 50, 0.5), tail=tail)

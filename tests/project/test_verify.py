@@ -274,3 +274,23 @@ def test_a_whole_verification(tmp_path, monkeypatch):
     write_text(root / "toy.py", "raise SystemExit(3)\n")
     with pytest.raises(InputError, match="ended with status"):
         verify.verify(root)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "allowed"),
+    [
+        ("datasets", ("cifar_10", "labels"), 0.0),
+        ("datasets", ("svhn", "rejected"), 0.0),
+        ("datasets", ("lsun_bedrooms_deduplicated", "false_positives"), 1.0),
+        ("datasets", ("lsun_bedrooms_deduplicated", "duplicates"), 60.0),
+        ("datasets", ("faces", "photos"), 0.0),
+        ("duplicates", ("lsun", "best", "radius"), 1.0),
+        ("duplicates", ("lsun", "best", "offsets"), 0.0),
+        ("duplicates", ("lsun", "best", "recall_percent"), 8.0),
+        ("faces", ("plain", "n_true"), 0.0),
+        ("dcgan_table3", ("gan", "anything"), 1.0),
+    ],
+)
+def test_each_kind_of_number_has_its_own_floor(tmp_path, table, key, allowed):
+    tolerance = verify._Tolerance(table, tmp_path, tmp_path, verify.FLOORS[table])
+    assert tolerance.of(key) == allowed

@@ -35,6 +35,8 @@ def duplicate_rows():
                             "precision": 1 - radius / 100,
                             "precision_low": 0.9,
                             "precision_high": 1.0,
+                            "n_removed": 50 if alteration == "all" else None,
+                            "n_removed_wrongly": radius if alteration == "all" else None,
                             "chosen": radius == 1 and alteration == "all",
                             "best": radius == 1 and offsets and alteration == "all",
                         }
@@ -85,9 +87,14 @@ def test_exact_codes_stand_beside_the_best_setting(results):
     metrics = duplicates(results).metrics
     assert metrics == {
         "lsun": {
-            "exact": {"recall_percent": 25.0, "precision_percent": 100.0, "false_pairs": 0},
+            "exact": {
+                "n_altered": 100, "recall_percent": 25.0, "recall_low_percent": 20.0, "recall_high_percent": 30.0,
+                "precision_percent": 100.0, "wrongly_removed_percent": 0.0, "false_pairs": 0,
+            },
             "best": {
-                "radius": 1, "offsets": 1, "recall_percent": 75.0, "precision_percent": 99.0, "false_pairs": 1,
+                "radius": 1, "offsets": 1, "n_altered": 100, "recall_percent": 75.0, "recall_low_percent": 70.0,
+                "recall_high_percent": 80.0, "precision_percent": 99.0, "wrongly_removed_percent": 2.0,
+                "false_pairs": 1,
             },
         }
     }  # fmt: skip

@@ -147,7 +147,9 @@ def test_every_image_is_accounted_for(two_runs):
     counts = table[table["unit"] == "images"].pivot_table(index="row", columns="column", values="measured")
     assert len(counts) == 9
     assert (counts["in"] == counts["out"] + counts["rejected"] + counts["duplicates"]).all()
-    assert counts.loc[papers.LSUN, "out"] == 60 + 6 + 14 + 4
+    asked = {"MNIST": 5000, "CIFAR-10": 120, "SVHN": 60, papers.LSUN: 60 + 6 + 14 + 4, "Near-duplicates": 4 * 19 + 4}
+    asked |= {"ImageNet 32 x 32": 48, "ImageNet 128 x 128": 48}
+    assert counts.loc[list(asked), "in"].to_dict() == asked  # nothing was lost before it was counted
     assert counts.loc[papers.LSUN_DEDUP, "in"] == counts.loc[papers.LSUN, "out"]
     assert counts.loc[papers.LSUN_DEDUP, "duplicates"] > 0
     photos = table[(table["row"] == papers.FACES) & (table["column"] == "photos")]["measured"]
