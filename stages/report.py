@@ -6,12 +6,13 @@ from pipeline.core import files, params, records, stage
 from pipeline.reporting import page, tables
 
 
-def main(params_file: Path, profile: str, reports: Path, models: list[Path]) -> None:
-    """Write the pages and metrics/provenance.json into REPORTS, from what lies there and the run records of MODELS."""
+def main(params_file: Path, profile: str, reports: Path, models: Path) -> None:
+    """Write the pages and metrics/provenance.json into REPORTS, from what lies there and the folder MODELS."""
     report = params.load(params_file, tables.Report, own="report")
-    files.write_text(reports / "report.md", page.report_page(profile, report, reports, models))
+    runs = [models / name for name in params.read(params_file)["train"]["runs"]]
+    files.write_text(reports / "report.md", page.report_page(profile, report, reports, runs))
     files.write_text(reports / "datasets.md", page.datasets_page(profile, report, reports))
-    records.write_metrics(reports / "metrics/provenance.json", page.provenance(models))
+    records.write_metrics(reports / "metrics/provenance.json", page.provenance(runs))
 
 
 if __name__ == "__main__":

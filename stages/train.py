@@ -4,23 +4,53 @@ import functools
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.core import compute, params, records, stage
+from pipeline.core import compute, params, ranks, records, stage
 from pipeline.core.scratch import scratch
-from pipeline.core.store import open_set
+from pipeline.core.store import ImageSet, open_set, write_arrays
 from pipeline.evaluation.digits import validation_score
 from pipeline.models import store
 from pipeline.training import adversarial
 from pipeline.training.curves import training_curves
+from pipeline.training.parallel import process_group
+from pipeline.training.take_released import take_released
 
 
-def main(params_file: Path, name: str, images: Path, out: Path, curves: Path) -> None:
-    """Train run NAME on the image set IMAGES; write the model folder OUT and the plotted CURVES."""
+def main(params_file: Path, name: str, images: Path, out: Path, curves: Path, samples: Path) -> None:
+    """Train run NAME on the image set IMAGES; write the model folder OUT, the plotted CURVES and the SAMPLES."""
     run = params.load(params_file, adversarial.Run, shared="train", own=f"train.runs.{name}")
     machine = params.load(params_file, compute.Compute, own="compute")
     compute.set_up(machine)
     image_set = open_set(images)
+    record = {"run": name, "params": asdict(run), **compute.record(machine)}
+    if run.released is not None:
+        taken = take_released(run, run.released, f"{params_file}, train.runs.{name}")
+        record |= {"steps": 0, "n_images": 0, "released": taken.listing, "discriminator_rows": taken.discriminator_rows}
+        write(adversarial.nothing_trained(run, taken.tensors), record, out, curves, samples)
+        return
+    with (
+        scratch(
+            stage.name(f"train@{name}"),
+            script=Path("stages/train.py"),
+            data=[images],
+            run=run,
+            processes=ranks.world_size(),
+            **compute.record(machine),
+        ) as folder,
+        process_group(machine),
+    ):
+        trained = adversarial.train(image_set, run, machine, folder, score_of(run, image_set, machine))
+        record |= {"steps": trained.steps, "n_images": len(image_set.rows("train"))}
+        if ranks.is_first():
+            write(trained, record, out, curves, samples)
+        stage.counted(images=trained.steps * run.batch_size)
+
+
+def score_of(run: adversarial.Run, image_set: ImageSet, machine: compute.Compute) -> adversarial.ScoreFunction | None:
+    """How the epoch is chosen, if it is: by validation images, never by the test set."""
+    if run.selection is None:
+        return None
     validation = image_set.rows("validation")
-    score = functools.partial(
+    return functools.partial(
         validation_score,
         images=image_set.images[validation],
         labels=image_set.labels(validation),
@@ -29,21 +59,15 @@ def main(params_file: Path, name: str, images: Path, out: Path, curves: Path) ->
         batch_size=run.selection.batch_size,
         compute=machine,
     )
-    with scratch(
-        stage.name(f"train@{name}"), script=Path("stages/train.py"), data=[images], run=run, **compute.record(machine)
-    ) as folder:
-        trained = adversarial.train(image_set, run, machine, folder, score)
-        record = {
-            "run": name,
-            "params": asdict(run),
-            "steps": trained.steps,
-            "n_images": len(image_set.rows("train")),
-            **compute.record(machine),
-        }
-        tables = {"history": trained.history, "validation": trained.validation}
-        store.write_model(out, trained.tensors, record, tables)
-        records.write_csv(curves, training_curves(trained.history))
+
+
+def write(trained: adversarial.Trained, record: dict, out: Path, curves: Path, samples: Path) -> None:
+    """The model folder, the curves that ``dvc plots`` draws, and the samples at fixed z."""
+    tables = {"history": trained.history, "validation": trained.validation, "health": trained.health}
+    store.write_model(out, trained.tensors, record, tables)
+    records.write_csv(curves, training_curves(trained.history))
+    write_arrays(samples, images=trained.samples, epochs=trained.sample_epochs)
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(main, several_processes=True)

@@ -135,7 +135,7 @@ def _validate(
 
 
 def _say(problem: Any, section_class: type, own: str, home: dict[str, str], shared: str | None) -> str:
-    *outer, key = [str(part) for part in problem["loc"]] or [own]
+    *outer, key = _keys(section_class, problem["loc"]) or [own]
     place = ".".join([home.get(outer[0], f"{own}.{outer[0]}"), *outer[1:]]) if outer else own
     fields = _fields(section_class, problem["loc"][:-1])
     if problem["type"] == "unexpected_keyword_argument":
@@ -145,6 +145,10 @@ def _say(problem: Any, section_class: type, own: str, home: dict[str, str], shar
         either = f" (or {shared}, for all runs)" if shared and not outer else ""
         return f"{place}{either}: missing key '{key}'; expected {', '.join(sorted(fields))}"
     where = f"{place}.{key}" if outer else home.get(key, place)
+    if problem["type"] == "union_tag_not_found":
+        return f"{where}: missing key 'name', which says what kind of section this is"
+    if problem["type"] == "union_tag_invalid":
+        return f"{where}.name: expected {problem['ctx']['expected_tags']}, found '{problem['ctx']['tag']}'"
     if problem["type"] == "value_error":  # a section's own __post_init__, which names the keys that do not fit together
         return f"{where}: {problem['ctx']['error']}"
     found = problem["input"]
@@ -167,18 +171,48 @@ def _fields(section_class: type, path: tuple[Any, ...]) -> list[str]:
     """Names of the fields of the (nested) section that ``path`` leads to."""
     current: Any = section_class
     for part in path:
-        if get_origin(current) is dict:  # its keys are free: ``part`` is one of them
-            current = get_args(current)[1]
-        elif dataclasses.is_dataclass(current):
-            current = _plain({f.name: f.type for f in dataclasses.fields(current)}.get(part))
-        else:
-            return []
-    return [f.name for f in dataclasses.fields(current)] if dataclasses.is_dataclass(current) else []
+        current, _ = _step(current, part)
+    return sorted({f.name for c in _choices(current) if dataclasses.is_dataclass(c) for f in dataclasses.fields(c)})
 
 
-def _plain(hint: Any) -> Any:
-    """A field's type without ``None`` and ``Annotated``."""
+def _keys(section_class: type, path: tuple[Any, ...]) -> list[str]:
+    """The keys of ``path``: pydantic puts in between which of several kinds of section was meant."""
+    current: Any = section_class
+    keys: list[str] = []
+    for part in path:
+        current, is_key = _step(current, part)
+        keys += [str(part)] if is_key else []
+    return keys
+
+
+def _step(current: Any, part: Any) -> tuple[Any, bool]:
+    """What a part of a path leads to, and whether it is a key and not the choice of a kind of section."""
+    kinds = _choices(current)
+    chosen = [kind for kind in kinds if part in _names(kind)] if len(kinds) > 1 else []
+    return (chosen[0], False) if chosen else (_child_type(current, part), True)
+
+
+def _child_type(current: Any, part: Any) -> Any:
+    """The type of a field, of a free key's value or of a list's item."""
+    for choice in _choices(current):
+        if get_origin(choice) in (dict, list):
+            return get_args(choice)[-1]
+        if dataclasses.is_dataclass(choice):
+            types = {f.name: f.type for f in dataclasses.fields(choice)}
+            if part in types:
+                return types[part]
+    return None
+
+
+def _choices(hint: Any) -> list[Any]:
+    """A type without ``None`` and ``Annotated``; of a union each."""
     if get_origin(hint) is Annotated:
-        return _plain(get_args(hint)[0])
-    choices = [choice for choice in get_args(hint) if choice is not NoneType]
-    return _plain(choices[0]) if get_origin(hint) is UnionType and len(choices) == 1 else hint
+        return _choices(get_args(hint)[0])
+    if get_origin(hint) is UnionType:
+        return [choice for part in get_args(hint) if part is not NoneType for choice in _choices(part)]
+    return [hint]
+
+
+def _names(choice: Any) -> tuple[Any, ...]:
+    """The values of the field ``name`` that choose this section among several."""
+    return get_args(_child_type(choice, "name")) if dataclasses.is_dataclass(choice) else ()

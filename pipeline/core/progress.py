@@ -9,13 +9,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from pipeline.core import ranks
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
     """``with Progress("training", total=100, unit="steps") as progress: progress.advance(1)``.
 
-    ``done`` counts work that an earlier, interrupted run had finished; it does not enter the rate.
+    ``done`` counts work that an earlier, interrupted run had finished; it does not enter the rate. Of several processes
+    of a launcher only the first one speaks.
     """
 
     def __init__(self, what: str, *, total: int, unit: str, done: int = 0) -> None:
@@ -23,7 +26,7 @@ class Progress:
         self._before = self._done = done
         self._started = self._said = self._drawn = time.monotonic()
         self._bar: RichProgress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and ranks.is_first():
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -64,6 +67,8 @@ class Progress:
         return (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
 
     def _say(self) -> None:
+        if not ranks.is_first():
+            return
         rate = self._rate()
         minutes = (self._total - self._done) / rate / 60 if rate else float("inf")
         count = f"{self._done:,} of {self._total:,} {self._unit}"

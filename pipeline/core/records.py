@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.core.files import whole_file, write_text
 
 DIGITS = 6  # significant digits of a stored number
-COUNTED = ("images", "photos", "classes", "codes", "units", "groups")  # units without decimals
+COUNTED = ("images", "photos", "classes", "codes", "units", "groups", "count")  # units without decimals
 
 
 @dataclass(frozen=True, kw_only=True)

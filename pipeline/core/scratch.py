@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import ranks
 from pipeline.core.errors import InputError
 from pipeline.core.source_code import fingerprint, imported_files
 
@@ -27,6 +28,8 @@ def scratch_root() -> Path:
 @contextmanager
 def scratch(stage: str, *, script: Path, data: list[Path], **settings: Any) -> Iterator[Path]:
     """Yield the folder for this very computation, locked against a second run of it.
+
+    Of several processes of a launcher the first holds the lock and removes the folder; the others read what it saved.
 
     Parameters
     ----------
@@ -47,6 +50,9 @@ def scratch(stage: str, *, script: Path, data: list[Path], **settings: Any) -> I
     }
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     folder = scratch_root() / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', stage)}-{key}"
+    if not ranks.is_first():
+        yield folder
+        return
     with locked(folder / "lock", f"stage {stage} with the same params, code and data"):
         yield folder
         shutil.rmtree(folder)

@@ -10,11 +10,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from pipeline.core import ranks
 from pipeline.core.errors import InputError
 from pipeline.core.scratch import locked
 
@@ -34,9 +36,15 @@ def counted(**amounts: int) -> None:
     _counted.update(amounts)
 
 
-def run(main: Callable[..., None]) -> None:
-    """Run ``main`` with the command line's arguments; exit status 1 and one sentence on bad input."""
+def run(main: Callable[..., None], *, several_processes: bool = False) -> None:
+    """Run ``main`` with the command line's arguments; exit status 1 and one sentence on bad input.
+
+    Of several processes that a launcher started only the first runs, unless the stage knows how to share its work:
+    ``several_processes``. Locks and records are the first one's.
+    """
     _die_with_parent()
+    if not ranks.is_first() and not several_processes:
+        return
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
@@ -47,14 +55,15 @@ def run(main: Callable[..., None]) -> None:
             # a command line may be longer than the name of a file
             digest = hashlib.sha256(address.encode()).hexdigest()[:16]
             lock = Path(".work/locks") / f"{re.sub(r'[^A-Za-z0-9_.@-]+', '_', address)[:100]}-{digest}"
-            with locked(lock, f"stage {address}"):
+            with locked(lock, f"stage {address}") if ranks.is_first() else nullcontext():
                 main(*args, **kwargs)
             status = "done"
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from None
         finally:
-            _record(address, started, status)
+            if ranks.is_first():
+                _record(address, started, status)
 
     typer.run(guarded)
 

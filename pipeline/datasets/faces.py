@@ -37,7 +37,7 @@ from pipeline.datasets.archives import (
 from pipeline.datasets.decode import Decoding, Rejected, decode
 from pipeline.datasets.in_place import check_pins, content_folder, open_archive, read_record
 from pipeline.datasets.photo_tables import BOX, PhotoTables, read_tables
-from pipeline.datasets.sources import data_folder
+from pipeline.core.gan_data import data_folder
 from pipeline.datasets.workers import parallel
 
 if TYPE_CHECKING:

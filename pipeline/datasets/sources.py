@@ -17,6 +17,7 @@ from annotated_types import Len
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_directory
+from pipeline.core.gan_data import data_folder
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.datasets import idx
@@ -302,24 +303,6 @@ def _check_names(address: str, pinned: dict[str, str], what: str, names: Iterabl
 
 def _say_folder(folder: Path | None) -> str:
     return f" (GAN_DATA is {folder})" if folder else " (GAN_DATA is not set)"
-
-
-def data_folder() -> Path | None:
-    """The folder that ``GAN_DATA`` names, or None.
-
-    Raises
-    ------
-    InputError
-        If it is set but there is no such folder.
-    """
-    value = os.environ.get("GAN_DATA")
-    if not value:
-        return None
-    folder = Path(value)
-    if not folder.is_dir():
-        message = f"GAN_DATA={value}: no such folder; set it to the folder that holds MNIST/, lsun/ and so on"
-        raise InputError(message)
-    return folder
 
 
 def download(url: str, *, belongs: str) -> Path:

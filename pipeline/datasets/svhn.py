@@ -11,6 +11,7 @@ from annotated_types import Ge
 from pipeline.core.errors import InputError
 from pipeline.core.params import section
 from pipeline.core.store import no_rejects, write_set
+from pipeline.datasets.splits import validation_rows
 
 FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat", "extra": "extra_32x32.mat"}
 CLASSES = 10
@@ -21,9 +22,14 @@ VERSION_5 = (b"\x00\x01IM", b"\x01\x00MI")  # little-endian, big-endian
 
 @section
 class SvhnSplits:
-    """``assemble.svhn``: images of the official splits; ``n_extra: 0`` leaves the extra set out, as the papers do."""
+    """``assemble.svhn``: images of the official splits; ``n_extra: 0`` leaves the extra set out, as the papers do.
+
+    ``n_validation`` of the training images, a plain shuffle by ``seed``, become the split ``validation``.
+    """
 
     n_train: Annotated[int, Ge(1)]
+    n_validation: Annotated[int, Ge(1)]
+    seed: int
     n_test: Annotated[int, Ge(1)]
     n_extra: Annotated[int, Ge(0)]
 
@@ -31,7 +37,7 @@ class SvhnSplits:
 def assemble_svhn(raw: Path, out: Path, splits: SvhnSplits, md5: dict[str, str]) -> None:
     """SVHN's .mat files -> image set N x 32 x 32 x 3 in the order of the files; their label 10 becomes 0.
 
-    The papers' 10,000 validation images are taken off ``train`` where they are used (``splits.validation_rows``).
+    The validation images (DCGAN, section 5.2) are rows of the training file, marked as such.
 
     Parameters
     ----------
@@ -78,7 +84,17 @@ def assemble_svhn(raw: Path, out: Path, splits: SvhnSplits, md5: dict[str, str])
         keys = [f"{file.stem}/{row:06d}" for row in range(len(labels))]
         parts.append(pd.DataFrame({"key": keys, "split": split, "label": labels % CLASSES, "source": file.stem}))
         del pixels  # before the next file is read
-    write_set(out, images, pd.concat(parts, ignore_index=True), no_rejects())
+    index = pd.concat(parts, ignore_index=True)
+    train = index["split"] == "train"
+    held_out = validation_rows(
+        index.loc[train, "label"].to_numpy(),
+        splits.n_validation,
+        seed=splits.seed,
+        stratified=False,
+        where="params, assemble.svhn",
+    )
+    index.loc[index.index[train][held_out], "split"] = "validation"
+    write_set(out, images, index, no_rejects())
 
 
 def _check_md5(file: Path, md5: dict[str, str]) -> None:

@@ -2,11 +2,14 @@
 
 DCGAN, sections 5.1 and 5.2. Batch norm then has fixed statistics, from a separate pass over training images (authors'
 code), so that an image's features do not depend on the images beside it.
+
+Also the folders that features lie in, whatever made them: ``SPLIT.npy`` for each split and ``features.json``.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,20 +17,23 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import nn
 
 from pipeline.core.compute import Compute, autocast, precision_in_force
 from pipeline.core.errors import InputError
-from pipeline.core.files import whole_directory
+from pipeline.core.files import whole_directory, write_text
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
-from pipeline.core.store import ImageSet
+from pipeline.core.seeding import numpy_stream, torch_stream
+from pipeline.core.store import ImageSet, write_arrays
+from pipeline.models.build import ColourArchitecture, colour_discriminator
 from pipeline.models.dcgan import to_signed
-from pipeline.models.layers import AffineBatchNorm, Convolution, MaxPool, batch_norm_eps
+from pipeline.models.layers import AffineBatchNorm, Convolution, MaxPool, batch_norm_eps, initialise
 
 CELLS = 4  # the side that all maps are pooled to
 RECORD = "features.json"
+REQUIRED = {"network", "max_feature_units", "images", "n_features", "dtype"}  # keys of the record
 
 
 @section
@@ -44,6 +50,21 @@ class Features:
     dtype: Literal["float16", "float32"]
     batch_size: Annotated[int, Ge(1)]
     statistics_batch_size: Annotated[int, Ge(2)]
+
+
+@section
+class RandomFeatures:
+    """``random_features`` in params.yaml: the weights of a discriminator that nobody trains, from N(0, initial_std)."""
+
+    seed: int
+    initial_std: Annotated[float, Gt(0)]
+
+
+def random_discriminator(architecture: ColourArchitecture, config: RandomFeatures) -> nn.Sequential:
+    """A discriminator with weights and gains as they are before the first update."""
+    discriminator = colour_discriminator(architecture)
+    initialise(discriminator, config.initial_std, torch_stream(config.seed, "random discriminator"))
+    return discriminator
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------
@@ -169,13 +190,39 @@ def _parts(row: nn.Module) -> tuple[Convolution, AffineBatchNorm | None, list[nn
 # ---- features -------------------------------------------------------------------------------------------------------
 
 
-def features_of(rows: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    """Images (B, C, H, W) in [-1, 1] -> (B, n_features), layer by layer, map by map, place by place."""
-    pooled = []
+def maps_of(rows: nn.Sequential, x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Images (B, C, H, W) in [-1, 1] -> the maps (B, n_maps, side, side) that each row gives, one row at a time."""
     for row in rows:
         x = row(x)
-        pooled.append(F.max_pool2d(x, x.shape[2] // CELLS).flatten(1))
+        yield x
+
+
+def features_of(rows: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W) in [-1, 1] -> (B, n_features), layer by layer, map by map, place by place."""
+    pooled = [F.max_pool2d(maps, maps.shape[2] // CELLS).flatten(1) for maps in maps_of(rows, x)]
     return torch.cat(pooled, dim=1)
+
+
+def discriminator_features(
+    discriminator: nn.Sequential, image_set: ImageSet, out: Path, *, config: Features, compute: Compute, scratch: Path
+) -> None:
+    """Batch norm's statistics over the training images, in a shuffled order, then the features of every split.
+
+    Resumes from what ``scratch`` holds. Arguments and errors as of :func:`extract`.
+    """
+    discriminator.to(compute.device)
+    rows = image_set.rows("train")
+    shuffled = rows[numpy_stream(0, "batch-norm statistics").permutation(len(rows))]
+    kept = scratch / "statistics.npz"
+    if not kept.exists():
+        size = config.statistics_batch_size
+        found = batch_statistics(discriminator, image_set, shuffled, batch_size=size, compute=compute)
+        write_arrays(kept, **{f"{i}": np.stack([m.mean, m.variance]) for i, m in enumerate(found)})
+    with np.load(kept, allow_pickle=False) as arrays:
+        pairs = [arrays[f"{i}"] for i in range(len(arrays.files))]
+    statistics = tuple(Moments(mean=mean, variance=variance) for mean, variance in pairs)
+    splits = sorted(image_set.index["split"].unique())
+    extract(discriminator, statistics, image_set, splits, out, config=config, compute=compute, scratch=scratch)
 
 
 @torch.inference_mode()
@@ -188,8 +235,9 @@ def extract(
     *,
     config: Features,
     compute: Compute,
+    scratch: Path,
 ) -> int:
-    """Write the folder ``out`` whole: ``SPLIT.npy`` (n_images, n_features) for each split, in its order, and a record.
+    """Write the features of some splits, as :func:`write_features`.
 
     Memory stays flat: a batch is computed, written and dropped.
 
@@ -212,37 +260,133 @@ def extract(
     fixed = with_fixed_statistics(discriminator, statistics, dtype)
     _, height, width, channels = image_set.images.shape
     blank = torch.zeros(1, channels, height, width, dtype=dtype, device=compute.device)
-    n_features = features_of(fixed, blank).shape[1]
-    rows = {split: image_set.rows(split) for split in splits}
-    with (
-        whole_directory(out) as partial,
-        Progress("features", total=sum(map(len, rows.values())), unit="images") as progress,
-    ):
-        for split, chosen in rows.items():
-            header = {"descr": _stored(config.dtype), "fortran_order": False, "shape": (len(chosen), n_features)}
-            with (partial / f"{split}.npy").open("wb") as file:
-                # not a memory map written to: its pages would count as this process's memory until the disk has them
-                np.lib.format.write_array_header_1_0(file, header)
-                for x in _batches(image_set, chosen, config.batch_size, compute.device):
-                    found = features_of(fixed, x.to(dtype)).to(getattr(torch, config.dtype))
-                    _check_finite(found, config.dtype, image_set.path, split)
-                    file.write(found.cpu().numpy().astype(_stored(config.dtype), copy=False).data)
-                    progress.advance(len(x))
-        record = {
-            "network": network_sha256(discriminator),
-            "statistics": _statistics_sha256(statistics),
-            "precision": precision_in_force(compute),
-            "dtype": config.dtype,
-            "n_features": n_features,
-            "images": {split: _images_record(image_set, chosen) for split, chosen in rows.items()},
-        }
-        text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-        (partial / RECORD).write_text(text, encoding="utf-8", newline="\n")
+    widths = [maps.shape[1] for maps in maps_of(fixed, blank)]
+    n_features = CELLS**2 * sum(widths)
+
+    def batches_of(rows: np.ndarray) -> Iterator[np.ndarray]:
+        for x in _batches(image_set, rows, config.batch_size, compute.device):
+            yield features_of(fixed, x.to(dtype)).to(getattr(torch, config.dtype)).cpu().numpy()
+
+    record = {
+        "network": network_sha256(discriminator),
+        "max_feature_units": max(widths),
+        "statistics": _statistics_sha256(statistics),
+        "precision": precision_in_force(compute),
+    }
+    write_features(
+        out,
+        image_set,
+        splits,
+        batches_of,
+        n_features=n_features,
+        dtype=config.dtype,
+        record=record,
+        scratch=scratch,
+    )
     return n_features
 
 
-def open_features(folder: Path, split: str, discriminator: nn.Sequential, image_set: ImageSet) -> np.ndarray:
+# ---- folders of features --------------------------------------------------------------------------------------------
+
+
+def write_features(
+    out: Path,
+    image_set: ImageSet,
+    splits: Sequence[str],
+    batches_of: Callable[[np.ndarray], Iterable[np.ndarray]],
+    *,
+    n_features: int,
+    dtype: Literal["float16", "float32"],
+    record: Mapping[str, str | int],
+    scratch: Path,
+) -> None:
+    """Write the folder ``out`` whole: ``SPLIT.npy`` (n_images, n_features) for each split, in its order, and a record.
+
+    A killed run goes on after the last batch that was written to ``scratch``.
+
+    Parameters
+    ----------
+    batches_of : rows of the image set -> their features, (m, n_features) floats, consecutive and of any m. A resumed
+        run asks for the rows behind those that it has, which ended where a batch ended.
+    record : what made the features: ``network``, a sha256 of all that decides what an image's features are;
+        ``max_feature_units``, the maps of the widest layer; and what else a reader of ``features.json`` should know
+    scratch : a folder of this computation alone, as :func:`pipeline.core.scratch.scratch` gives it
+
+    Raises
+    ------
+    InputError
+        If a split has no image, or a feature is not finite in the stored dtype.
+    ValueError
+        If the record lacks a key, or the batches do not add up to the rows that were asked for.
+    """
+    if not record.keys() >= {"network", "max_feature_units"}:
+        message = f"a record of features needs network and max_feature_units, found {', '.join(sorted(record))}"
+        raise ValueError(message)
+    rows = {split: image_set.rows(split) for split in splits}
+    growing = {split: _GrowingFile(scratch, split, len(chosen), n_features, dtype) for split, chosen in rows.items()}
+    total, done = sum(map(len, rows.values())), sum(file.done for file in growing.values())
+    with Progress("features", total=total, unit="images", done=done) as progress:
+        for split, chosen in rows.items():
+            file = growing[split]
+            for batch in batches_of(chosen[file.done :]) if file.done < len(chosen) else ():
+                file.add(batch, where=f"{image_set.path}, split '{split}'")
+                progress.advance(len(batch))
+            if file.done != len(chosen):
+                message = f"features of {file.done} images for the {len(chosen)} of split '{split}'"
+                raise ValueError(message)
+    with whole_directory(out) as partial:
+        for split, file in growing.items():
+            shutil.move(file.path, partial / f"{split}.npy")
+        text = json.dumps(
+            {
+                **record,
+                "dtype": dtype,
+                "n_features": n_features,
+                "images": {split: _images_record(image_set, chosen) for split, chosen in rows.items()},
+            },
+            indent=2,
+            sort_keys=True,
+        )
+        (partial / RECORD).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+class _GrowingFile:
+    """An array in a file that batches are appended to; a killed run's is cut behind its last whole batch.
+
+    Not a memory map written to: its pages would count as this process's memory until the disk has them.
+    """
+
+    def __init__(self, scratch: Path, name: str, n_rows: int, n_features: int, dtype: str) -> None:
+        self.path, self._count = scratch / f"{name}.npy", scratch / f"{name}.rows"
+        self._n_features, self._dtype = n_features, np.dtype(_stored(dtype))
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.done = int(self._count.read_text(encoding="utf-8")) if self.path.exists() and self._count.exists() else 0
+        with self.path.open("r+b" if self.done else "wb") as file:
+            # as numpy.save would write it
+            header = {"descr": _stored(dtype), "fortran_order": False, "shape": (n_rows, n_features)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + self.done * n_features * self._dtype.itemsize)
+
+    def add(self, batch: np.ndarray, *, where: str) -> None:
+        """Append the features of the next images."""
+        if batch.ndim != 2 or batch.shape[1] != self._n_features:
+            message = f"{where}: features of shape {batch.shape}, expected (m, {self._n_features})"
+            raise ValueError(message)
+        with np.errstate(over="ignore"):  # an infinity is looked for below
+            stored = np.ascontiguousarray(batch, dtype=self._dtype)
+        _check_finite(stored, where)
+        with self.path.open("ab") as file:
+            file.write(stored.data)
+        self.done += len(stored)
+        write_text(self._count, f"{self.done}\n")
+
+
+def open_features(folder: Path, split: str, image_set: ImageSet, network_sha256: str | None) -> np.ndarray:
     """Features of one split as a memory map (n_images, n_features), rows as ``image_set.rows(split)``.
+
+    Parameters
+    ----------
+    network_sha256 : of the network that must have made them, see :func:`network_sha256`; None takes any
 
     Raises
     ------
@@ -251,13 +395,13 @@ def open_features(folder: Path, split: str, discriminator: nn.Sequential, image_
     """
     record = _read_record(folder)
     path, again = folder / f"{split}.npy", f"remove {folder} and run dvc repro"
-    network, images = network_sha256(discriminator), _images_record(image_set, image_set.rows(split))
-    if record["network"] != network:
+    if network_sha256 is not None and record["network"] != network_sha256:
         message = (
             f"{folder}: features of another network: made with sha256 {record['network'][:16]}, expected "
-            f"{network[:16]}; {again}"
+            f"{network_sha256[:16]}; {again}"
         )
         raise InputError(message)
+    images = _images_record(image_set, image_set.rows(split))
     made_from = record["images"].get(split)
     if made_from is None:
         message = f"{folder}: no features of split '{split}'; found {', '.join(sorted(record['images'])) or 'none'}"
@@ -278,6 +422,11 @@ def open_features(folder: Path, split: str, discriminator: nn.Sequential, image_
         message = f"{path}: expected {record['dtype']} {shape}, found {features.dtype} {features.shape}; {again}"
         raise InputError(message)
     return features
+
+
+def max_feature_units(folder: Path) -> int:
+    """Maps of the widest layer behind the features of a folder; errors as of :func:`open_features`."""
+    return int(_read_record(folder)["max_feature_units"])
 
 
 def network_sha256(discriminator: nn.Sequential) -> str:
@@ -318,13 +467,15 @@ def _batches(image_set: ImageSet, rows: np.ndarray, batch_size: int, device: str
         yield to_signed(image_set.images[rows[start : start + batch_size]], device)
 
 
-def _check_finite(features: torch.Tensor, dtype: str, where: Path, split: str) -> None:
-    if features.sum(dtype=torch.float64).isfinite():  # a NaN or an infinity stays one in any sum
+def _check_finite(features: np.ndarray, where: str) -> None:
+    # a NaN or an infinity stays one in any sum; torch sums float16 many times faster than NumPy
+    if torch.from_numpy(features).sum(dtype=torch.float64).isfinite():
         return
+    dtype = features.dtype.name
     message = (
-        f"{where}, split '{split}': features that are not finite in {dtype}; "
-        + ("choose features.dtype float32, or " if dtype == "float16" else "")
-        + "look for NaN in the network"
+        f"{where}: features that are not finite in {dtype}; "
+        + ("choose dtype float32 in the params of this stage, or " if dtype == "float16" else "")
+        + "look for NaN in what made them"
     )
     raise InputError(message)
 
@@ -356,7 +507,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         message = f"{path}: not valid JSON ({error}); remove {folder} and run dvc repro"
         raise InputError(message) from error
-    if not isinstance(record, dict) or not {"network", "images", "n_features", "dtype"} <= record.keys():
+    if not isinstance(record, dict) or not record.keys() >= REQUIRED:
         message = f"{path}: not a record of features; remove {folder} and run dvc repro"
         raise InputError(message)
     return record

@@ -10,10 +10,9 @@ from torch import nn
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.images import from_unit
 from pipeline.core.seeding import torch_stream
-from pipeline.training.adversarial import uniform_z
+from pipeline.models.build import uniform_z
+from pipeline.models.mnist import CLASSES
 from pipeline.training.batches import one_hot
-
-CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True)

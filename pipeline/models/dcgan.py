@@ -20,12 +20,12 @@ from pipeline.models.layers import (
     Flatten,
     GlobalAverage,
     Linear,
+    Logits,
     Maxout,
     MaxPool,
     Reshape,
     Upsample,
 )
-from pipeline.models.mnist import Logits
 
 SIDE = 4  # of the maps that z is projected to, and of the last maps of D
 

@@ -1,6 +1,7 @@
 """Building blocks of the networks: no biases but batch norm's shift, batch norm by the statistics of this batch."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -18,7 +19,22 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C) or (B, C, H, W) -> the same shape; sums are taken in fp32 whatever the dtype."""
-        return F.batch_norm(x, None, None, training=True, eps=batch_norm_eps(x.dtype))
+        return normalised(x)
+
+
+def normalised(x: torch.Tensor, gain: torch.Tensor | None = None, shift: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, C) or (B, C, H, W) by mean and biased variance of this batch, per channel; sums are taken in fp32.
+
+    Processes on GPUs share their statistics; on CPUs, where PyTorch cannot, each has those of its part of the batch.
+    """
+    if x.is_cuda and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        shared = nn.SyncBatchNorm(x.shape[1], eps=batch_norm_eps(x.dtype), affine=False, track_running_stats=False)
+        y = shared.to(x.device)(x)
+        if gain is None or shift is None:
+            return y
+        places = (1, -1, *[1] * (x.dim() - 2))
+        return (y * gain.view(places) + shift.view(places)).to(x.dtype)
+    return F.batch_norm(x, None, None, gain, shift, training=True, eps=batch_norm_eps(x.dtype))
 
 
 def batch_norm_eps(dtype: torch.dtype) -> float:
@@ -36,7 +52,7 @@ class AffineBatchNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C) or (B, C, H, W) -> the same shape; sums are taken in fp32 whatever the dtype."""
-        return F.batch_norm(x, None, None, self.gain, self.shift, training=True, eps=batch_norm_eps(x.dtype))
+        return normalised(x, self.gain, self.shift)
 
     def with_moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What ``forward`` gives, and the fp32 means (C,) and biased variances (C,) that it normalised by."""
@@ -57,6 +73,17 @@ class Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, n_in) -> (B, n_out)."""
         return F.linear(x, self.weight)
+
+
+class Logits(Linear):
+    """Last layer of a discriminator; the loss and the sigmoid are computed in fp32."""
+
+    def __init__(self, n_in: int) -> None:
+        super().__init__(n_in, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, n_in) -> fp32 logits (B, 1)."""
+        return super().forward(x).float()
 
 
 class Down(nn.Module):

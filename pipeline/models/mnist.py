@@ -7,7 +7,7 @@ or shift: the only parameters are 4 + 4 weight arrays, at the paper's widths 6,8
 import torch
 from torch import nn
 
-from pipeline.models.layers import BatchNorm, Down, Flatten, Linear, Reshape, Up, beside
+from pipeline.models.layers import BatchNorm, Down, Flatten, Linear, Logits, Reshape, Up, beside
 
 CLASSES = 10
 
@@ -24,17 +24,6 @@ class Conditional(nn.Module):
         for layer in self.layers:
             x = layer(beside(x, y))
         return x
-
-
-class Logits(Linear):
-    """Last layer of a discriminator; the loss and the sigmoid are computed in fp32."""
-
-    def __init__(self, n_in: int) -> None:
-        super().__init__(n_in, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, n_in) -> fp32 logits (B, 1)."""
-        return super().forward(x).float()
 
 
 class Pixels(nn.Module):

@@ -6,17 +6,60 @@ last number in its file's name, as in ``30_discrim_params.jl_04.npy``: place 4. 
 correlates: every kernel is turned by 180 degrees.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Len
 from torch import nn
 
 from pipeline.core.errors import InputError
+from pipeline.core.params import section
 from pipeline.models.layers import AffineBatchNorm, Convolution, Deconvolution, Linear
+
+
+@section
+class Released:
+    """``train.runs.NAME.released``: arrays to take in place of training.
+
+    Attributes
+    ----------
+    folder : below GAN_DATA
+    generator, discriminator : patterns of file names; null where the arrays are not there
+    sha256 : of the listing of both networks' files: a line ``name NUL sha256-of-content LF`` each, sorted; null = not
+        pinned
+    """
+
+    folder: str
+    generator: str | None
+    discriminator: str | None
+    sha256: Annotated[str, Len(64, 64)] | None
+
+
+def check_listing(folder: Path, released: Released) -> str:
+    """The sha256 of the listing of the arrays that ``released`` names in a folder.
+
+    Raises
+    ------
+    InputError
+        If it is not the one that the params pin.
+    """
+    patterns = [p for p in (released.generator, released.discriminator) if p is not None]
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    lines = [f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in paths]
+    found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    if released.sha256 is not None and found != released.sha256:
+        message = (
+            f"{folder}: the {len(paths)} arrays have the listing {found}, the params pin {released.sha256} "
+            "(released.sha256); restore the files, or pin what is there on purpose"
+        )
+        raise InputError(message)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

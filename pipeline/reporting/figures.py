@@ -8,9 +8,9 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.core.images import grid
-from pipeline.reporting import dataset_figures
+from pipeline.reporting import dataset_figures, probe_figures, sample_figures
 from pipeline.reporting.drawing import Drawn, Metrics, canvas
-from pipeline.reporting.tables import read_results
+from pipeline.reporting.rows import read_results
 
 ROWS, COLUMNS = 10, 7  # of Figure 9
 PANELS = {"real": "MNIST", "gan_mnist": "GAN", "dcgan_mnist": "DCGAN"}
@@ -75,6 +75,9 @@ FIGURES: dict[str, Callable[[Path], Drawn]] = {
     "error_over_n": error_over_n,
     "duplicates": dataset_figures.duplicates,
     "faces": dataset_figures.faces,
+    "table1_probes": probe_figures.table1_probes,
+    "table2_probes": probe_figures.table2_probes,
+    "training_samples": sample_figures.training_samples,
 }
 
 

@@ -7,7 +7,9 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.models.store import read_run
-from pipeline.reporting.tables import DATASETS, Report
+from pipeline.reporting import health
+from pipeline.reporting.rows import Report
+from pipeline.reporting.tables import DATASETS
 
 SHEETS = {
     "lsun_collisions": "Images that the deduplication removed, each before the one that was kept",
@@ -27,23 +29,39 @@ DATASETS_READING = {
     "no": "Rendered images and windows of photographs, with their ground truth. The counts reproduce nothing.",
 }
 
+HEALTH_READING = [
+    "Gradients: norms, means since the row logged before. Diversity: the median distance of a generated image to the",
+    "nearest other one at fixed z, as a share of the same among real images; near 0, the generator gives one image.",
+]
+
 
 def report_page(profile: str, report: Report, reports: Path, models: list[Path]) -> str:
     """Markdown of the whole report; links are relative to the folder ``reports``."""
     lines = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
     lines += [f"- {name}: {what}" for name, what in sorted(report.datasets.items())]
     lines += ["", "What became of every image, with contact sheets: [datasets.md](datasets.md).", ""]
-    lines += ["## DCGAN, Table 3: MNIST nearest-neighbour test error, %", ""]
-    lines += _short_table(reports / "tables/dcgan_table3.csv")
-    lines += ["", "All columns: [CSV](tables/dcgan_table3.csv), [Markdown](tables/dcgan_table3.md).", ""]
+    lines += ["## DCGAN, Table 1: CIFAR-10 accuracy of a linear classifier on features, %", ""]
+    lines += _table(reports, "dcgan_table1")
+    lines += [
+        "Each layer of the discriminator is max-pooled to 4 x 4 maps; an L2-SVM is fitted on all of them together."
+    ]
+    lines += ["Its C is chosen on training images that were held out.", ""]
+    lines += ["![Accuracy over C and over the number of labels](figures/table1_probes.png)", ""]
+    lines += ["## DCGAN, Table 2: SVHN error with 1,000 labels, %", "", *_table(reports, "dcgan_table2")]
+    lines += ["![Error over C, over the number of labels, and of the supervised trials](figures/table2_probes.png)", ""]
+    lines += ["## DCGAN, Table 3: MNIST nearest-neighbour test error, %", "", *_table(reports, "dcgan_table3")]
     lines += ["![Test error over the number of generated digits](figures/error_over_n.png)", ""]
+    lines += ["## DCGAN, Figures 2 and 3: samples during training", ""]
+    lines += ["![Images of the same z after the first and the last epoch](figures/training_samples.png)", ""]
+    lines += ["The same z on both sides; nothing is chosen by eye.", ""]
     lines += ["## DCGAN, Figure 9: digits", ""]
     lines += ["![Real digits, GAN, DCGAN](figures/dcgan_fig9.png)", ""]
     lines += [
         "Chosen by order: the first seven test digits of each class, and of the streams that the table was measured"
     ]
     lines += ["on. A digit is recognised if the nearest real training digit has its label.", ""]
-    lines += ["## Training runs", "", *_runs(models), "", "Curves: `dvc plots show`.", ""]
+    lines += ["## Training runs", "", *health.runs_table(models), "", "Curves: `dvc plots show`.", ""]
+    lines += ["## Health of the training runs", "", *health.health_table(models), "", *HEALTH_READING, ""]
     return "\n".join(lines)
 
 
@@ -114,46 +132,56 @@ def _dedup_lines(measured: pd.DataFrame) -> list[str]:
 def provenance(models: list[Path]) -> dict[str, Any]:
     """What decided the bytes of the results: device, threads, precision and instruction set of the training runs.
 
+    Runs that this profile has not trained say nothing of it.
+
     Raises
     ------
     InputError
         If the models were trained on machines of different kinds.
     """
     keys = ("device", "threads", "precision", "instruction_set")
-    kinds = {tuple(read_run(model)[key] for key in keys) for model in models}
+    trained, _ = health.split(models)
+    kinds = {tuple(read_run(model)[key] for key in keys) for model in trained}
+    if not kinds:
+        return {}
     if len(kinds) != 1:
         found = "; ".join(", ".join(map(str, kind)) for kind in sorted(kinds, key=str))
-        message = f"{models[0].parent}: the models were trained on machines of different kinds ({found}); retrain them"
+        message = f"{trained[0].parent}: the models were trained on machines of different kinds ({found}); retrain them"
         raise InputError(message)
     return dict(zip(keys, kinds.pop(), strict=True))
 
 
+def _table(reports: Path, name: str) -> list[str]:
+    """A table of the page, short, with links to the whole one."""
+    csv = reports / f"tables/{name}.csv"
+    if not csv.is_file():
+        return ["Not run in this profile.", ""]
+    return [*_short_table(csv), "", f"All columns: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md).", ""]
+
+
 def _short_table(path: Path) -> list[str]:
     table = pd.read_csv(path, keep_default_na=True)
-    lines = ["| row | column | paper | measured | seeds | note |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    lines = ["| row | column | paper | measured | ± over | note |", "| --- | --- | ---: | ---: | --- | --- |"]
     for row in table.to_dict("records"):
-        measured = _number(row["measured"]) + (f" ± {row['spread']:.2f}" if pd.notna(row["spread"]) else "")
-        seeds = "" if pd.isna(row["n_seeds"]) else str(int(row["n_seeds"]))
+        paper = _number(row["paper"], row["paper_spread"], row["unit"])
+        measured = _number(row["measured"], row["spread"], row["unit"])
         note = "" if pd.isna(row["note"]) else row["note"]
-        lines.append(f"| {row['row']} | {row['column']} | {_number(row['paper'])} | {measured} | {seeds} | {note} |")
+        lines.append(f"| {row['row']} | {row['column']} | {paper} | {measured} | {_over(row)} | {note} |")
     return lines
 
 
-def _number(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.2f}"
+def _over(row: dict[Any, Any]) -> str:
+    """``3 seeds``, ``1 seed`` where there is no spread, or ``draws``, which the note counts."""
+    if pd.notna(row["spread_over"]) and row["spread_over"] != "seeds":
+        return row["spread_over"]
+    if pd.isna(row["n_seeds"]):
+        return ""
+    return "1 seed" if row["n_seeds"] == 1 else f"{row['n_seeds']:.0f} seeds"
 
 
-def _runs(models: list[Path]) -> list[str]:
-    lines = [
-        "| run | seeds | steps | epochs chosen | D loss, end | G loss, end | D(x), end | D(G(z)), end |",
-        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for model in models:
-        run = read_run(model)
-        last = pd.read_parquet(model / "history.parquet").groupby("seed").tail(1)
-        validation = pd.read_parquet(model / "validation.parquet")
-        chosen = validation[validation["chosen"]].groupby("seed")["epoch"].first()
-        ends = " | ".join(f"{last[name].mean():.3f}" for name in ("d_loss", "g_loss", "d_real", "d_fake"))
-        seeds = ", ".join(map(str, run["params"]["seeds"]))
-        lines.append(f"| {run['run']} | {seeds} | {run['steps']:,} | {', '.join(map(str, chosen))} | {ends} |")
-    return lines
+def _number(value: float, spread: float, unit: str) -> str:
+    if pd.isna(value):
+        return ""
+    if unit == "count":
+        return f"{value:,.0f}"
+    return f"{value:.2f}" + (f" ± {spread:.2f}" if pd.notna(spread) else "")

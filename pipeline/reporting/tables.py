@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
 from pipeline import papers
-from pipeline.core.errors import InputError
-from pipeline.core.params import section
 from pipeline.core.records import ResultRow
+from pipeline.reporting.probe_tables import dcgan_table1, dcgan_table2
+from pipeline.reporting.rows import NOT_RUN, Extra, Place, Report, joined, quoted, read_results, result
 
 TABLE3_RESULTS = {"Real Data": "real", "GAN": "gan_mnist", "DCGAN (ours)": "dcgan_mnist"}
 DATASETS = {
@@ -47,25 +46,8 @@ UNITS = {
     "constant_units": "units",
     "groups": "groups",
 }
-NOT_RUN = "not run in this profile yet"
 NO_TRUTH = "no truth comes with these images: a person judges the sheet of collisions"
 NOMINAL = {papers.AT_50K: 50_000, papers.AT_10M: 10_000_000}
-
-
-@section
-class Report:
-    """``report``: how this profile's numbers are to be read.
-
-    Attributes
-    ----------
-    comparable : whether they may be set beside the paper's
-    notes : name of a run or dataset -> what was reduced or chosen in it, put into the note of its rows
-    datasets : name of a dataset -> what it really is here
-    """
-
-    comparable: Literal["yes", "reduced", "no"]
-    notes: dict[str, str]
-    datasets: dict[str, str]
 
 
 def dcgan_table3(results: Path, report: Report) -> list[ResultRow]:
@@ -75,7 +57,7 @@ def dcgan_table3(results: Path, report: Report) -> list[ResultRow]:
     rows = []
     for printed in papers.DCGAN_TABLE3:
         if printed.kind == "published":
-            rows.append(_quoted(printed))
+            rows.append(quoted(printed, "MNIST"))
             continue
         if printed.row not in models:
             rows.append(_not_run(printed, report))
@@ -102,18 +84,15 @@ def datasets(results: Path, report: Report) -> list[ResultRow]:
         value = counts[name].get(printed.column)
         if value is None:
             note = NO_TRUTH if counts[name] and printed.column == "false_positives" else NOT_RUN
-            what = report.datasets[name]
-            rows.append(_unmeasured(printed, comparable=report.comparable, dataset=what, note=note))
+            rows.append(result(printed, comparable=report.comparable, dataset=report.datasets[name], note=note))
         else:
-            rows.append(
-                _count(printed.row, printed.column, value, name, report, printed, n_images=counts[name].get("in"))
-            )
+            rows.append(_count(printed, value, name, report, n_images=counts[name].get("in")))
     told = {(row.row, row.column) for row in rows}
     for name, title in DATASETS.items():
         if not counts[name] and (title, "out") not in told:
-            rows.append(_count(title, "out", None, name, report, None, n_images=None))
+            rows.append(_count(_extra(title, "out"), None, name, report, n_images=None))
         rows += [
-            _count(title, column, value, name, report, None, n_images=counts[name].get("in"))
+            _count(_extra(title, column), value, name, report, n_images=counts[name].get("in"))
             for column, value in counts[name].items()
             if (title, column) not in told
         ]
@@ -128,83 +107,35 @@ def _counts(path: Path) -> dict[str, float]:
     return dict(zip(found["quantity"], found["value"].astype(float), strict=True))
 
 
-def _unit(column: str) -> str:
-    return "groups" if column.startswith("groups_of_") else UNITS.get(column.split(":", maxsplit=1)[0], "images")
+def _extra(row: str, column: str) -> Extra:
+    name = column.split(":", maxsplit=1)[0]
+    unit = "groups" if column.startswith("groups_of_") else UNITS.get(name, "images")
+    return Extra(row=row, column=column, unit=unit)
 
 
-def _count(
-    row: str,
-    column: str,
-    value: float | None,
-    name: str,
-    report: Report,
-    printed: papers.Published | None,
-    *,
-    n_images: float | None,
-) -> ResultRow:
+def _count(place: Place, value: float | None, name: str, report: Report, *, n_images: float | None) -> ResultRow:
     note = report.notes.get(name, "")
-    return ResultRow(
-        row=row,
-        column=column,
-        unit=printed.unit if printed else _unit(column),
-        kind="ours" if printed else "extra",
-        paper=printed.value if printed else None,
-        paper_spread=None,
+    return result(
+        place,
         measured=value,
-        spread=None,
-        spread_over="",
-        n_seeds=None,
         n_images=None if n_images is None else int(n_images),
-        n_labels=None,
         dataset=report.datasets[name],
-        source=printed.source if printed else "ours",
         comparable="reduced" if note and report.comparable == "yes" else report.comparable,
         note=NOT_RUN if value is None else note,
     )
 
 
 TABLES: dict[str, tuple[str, Callable[[Path, Report], list[ResultRow]]]] = {
+    "dcgan_table1": ("DCGAN, Table 1: CIFAR-10 accuracy of linear classifiers on features", dcgan_table1),
+    "dcgan_table2": ("DCGAN, Table 2: SVHN test error with 1,000 labels", dcgan_table2),
     "dcgan_table3": ("DCGAN, Table 3: MNIST nearest-neighbour test error", dcgan_table3),
     "datasets": ("Datasets: what became of every input", datasets),
 }
 
 
-def read_results(path: Path) -> pd.DataFrame:
-    """Rows (seed, network, n_images, error_percent, ...) of one neighbours stage."""
-    if not path.is_file():
-        message = f"{path}: missing; run dvc repro neighbours@{path.stem}"
-        raise InputError(message)
-    return pd.read_parquet(path)
-
-
-def _quoted(printed: papers.Published) -> ResultRow:
-    return _unmeasured(printed, comparable="", dataset="MNIST", note="quoted by the paper, not measured here")
-
-
 def _not_run(printed: papers.Published, report: Report) -> ResultRow:
     note = "not run in this profile yet: the schedule has not fitted; other profiles show shorter ones"
-    return _unmeasured(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
-
-
-def _unmeasured(printed: papers.Published, *, comparable: str, dataset: str, note: str) -> ResultRow:
-    return ResultRow(
-        row=printed.row,
-        column=printed.column,
-        unit=printed.unit,
-        kind=printed.kind,
-        paper=printed.value,
-        paper_spread=printed.spread,
-        measured=None,
-        spread=None,
-        spread_over="",
-        n_seeds=None,
-        n_images=None,
-        n_labels=None,
-        dataset=dataset,
-        source=printed.source,
-        comparable=comparable,
-        note=note,
-    )
+    return result(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
 
 
 def _measured(printed: papers.Published, results: pd.DataFrame, network: str, report: Report) -> ResultRow:
@@ -212,8 +143,8 @@ def _measured(printed: papers.Published, results: pd.DataFrame, network: str, re
     found = _at_most(results[results["network"] == network], NOMINAL[printed.column])
     if found.empty:
         note = f"no search of {NOMINAL[printed.column]:,} digits or fewer was run (neighbours.n_images)"
-        return _unmeasured(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
-    return _row(found, report, row=printed.row, column=printed.column, printed=printed)
+        return result(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
+    return _row(printed, found, TABLE3_RESULTS[printed.row], report)
 
 
 def _last_epoch(row: str, results: pd.DataFrame, report: Report) -> list[ResultRow]:
@@ -222,7 +153,8 @@ def _last_epoch(row: str, results: pd.DataFrame, report: Report) -> list[ResultR
     if found.empty:
         return []
     note = "networks of the last epoch instead of the one that validation chose"
-    return [_row(found, report, row=row, column=papers.AT_50K, printed=None, notes=[note])]
+    place = Extra(row=f"{row}, last epoch", column=papers.AT_50K, unit="percent_error")
+    return [_row(place, found, TABLE3_RESULTS[row], report, notes=[note])]
 
 
 def _at_most(found: pd.DataFrame, nominal: int) -> pd.DataFrame:
@@ -231,36 +163,16 @@ def _at_most(found: pd.DataFrame, nominal: int) -> pd.DataFrame:
     return found[n_images == n_images[n_images <= nominal].max()]
 
 
-def _row(
-    found: pd.DataFrame,
-    report: Report,
-    *,
-    row: str,
-    column: str,
-    printed: papers.Published | None,
-    notes: Sequence[str] = (),
-) -> ResultRow:
+def _row(place: Place, found: pd.DataFrame, name: str, report: Report, *, notes: Sequence[str] = ()) -> ResultRow:
     """A measured row from the results of one size: one line a seed."""
     errors = found["error_percent"]
     real = bool((found["network"] == "real").all())
-    n_images, n_test, nominal = int(found["n_images"].iloc[0]), int(found["n_test"].iloc[0]), NOMINAL[column]
+    n_images, n_test, nominal = int(found["n_images"].iloc[0]), int(found["n_test"].iloc[0]), NOMINAL[place.column]
     kind = "real training" if real else "generated"
-    notes = [
-        f"{n_images:,} {kind} digits instead of {nominal:,}" if n_images != nominal else "",
-        *notes,
-        "" if real else f"epochs {', '.join(str(epoch) for epoch in found['epoch'])}",
-        f"{n_test:,} test digits" if n_test != 10_000 else "",
-        report.notes.get(TABLE3_RESULTS[row], ""),
-    ]
     # the real digits need no schedule: with all of them, the row of a reduced profile is the paper's
     whole = real and n_images == nominal and report.comparable == "reduced"
-    return ResultRow(
-        row=row if printed else f"{row}, last epoch",
-        column=column,
-        unit="percent_error",
-        kind="ours" if printed else "extra",
-        paper=printed.value if printed else None,
-        paper_spread=printed.spread if printed else None,
+    return result(
+        place,
         measured=float(errors.mean()),
         spread=float(errors.std(ddof=1)) if len(errors) > 1 else None,
         spread_over="seeds" if len(errors) > 1 else "",
@@ -268,7 +180,12 @@ def _row(
         n_images=n_images,
         n_labels=int(found["n_labels"].iloc[0]),
         dataset=report.datasets["mnist"],
-        source=printed.source if printed else "ours",
         comparable="yes" if whole else report.comparable,
-        note="; ".join(filter(None, notes)),
+        note=joined(
+            f"{n_images:,} {kind} digits instead of {nominal:,}" if n_images != nominal else "",
+            *notes,
+            "" if real else f"epochs {', '.join(str(epoch) for epoch in found['epoch'])}",
+            f"{n_test:,} test digits" if n_test != 10_000 else "",
+            report.notes.get(name, ""),
+        ),
     )

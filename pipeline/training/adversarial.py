@@ -1,28 +1,48 @@
 """The unsupervised loop of DCGAN: Algorithm 1 of Goodfellow et al. with k = 1, in the authors' order of updates."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from annotated_types import Ge, Gt, Interval, MinLen, MultipleOf
 from torch import nn
 
+from pipeline.core import ranks
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
-from pipeline.core.seeding import torch_stream
+from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet
-from pipeline.models.build import Architecture, build_discriminator, build_generator
+from pipeline.models.build import (
+    Architecture,
+    build_discriminator,
+    build_generator,
+    conditioned,
+    draw_z,
+    from_network,
+    sides,
+)
 from pipeline.models.layers import initialise
+from pipeline.models.mnist import CLASSES
+from pipeline.models.released import Released
 from pipeline.models.store import named_tensors
-from pipeline.training.batches import Batches
+from pipeline.training.batches import Batches, one_hot
 from pipeline.training.checkpoint import CheckpointClock, RunState, restore, save
-from pipeline.training.updates import Networks, update_discriminator, update_generator
+from pipeline.training.health import COLLAPSED, check_finite, diversity
+from pipeline.training.parallel import check_divides, in_parallel
+from pipeline.training.updates import Networks, gradient_norm, update_discriminator, update_generator
 
-CLASSES = 10
+# of the tables, so that a run without any row has them too
+HISTORY = (
+    *("seed", "step", "epoch", "learning_rate", "d_loss", "g_loss", "d_real", "d_fake", "d_gradient", "g_gradient"),
+)
+VALIDATION = ("seed", "epoch", "n_images", "error_percent", "mean_distance", "chosen")
+HEALTH = ("seed", "epoch", "diversity", "collapsed")
 
 
 def check_sizes(sizes: list[int], batch_size: int) -> None:
@@ -56,6 +76,7 @@ class Run:
     initial_std: Annotated[float, Gt(0)]
     updates: Literal["alternate", "both"]
     log_every_steps: Annotated[int, Ge(1)]
+    n_samples: Annotated[int, Ge(2)]  # generated at fixed z during training
     # the run's own
     dataset: str
     architecture: Architecture
@@ -64,7 +85,9 @@ class Run:
     constant_epochs: Annotated[int, Ge(0)]
     decay_epochs: Annotated[int, Ge(0)]
     l2: Annotated[float, Ge(0)]
-    selection: Selection
+    sample_every_epochs: Annotated[int, Ge(1)]  # and after the first and the last
+    selection: Selection | None  # None: the networks of the last epoch
+    released: Released | None  # the authors' arrays instead of training
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -99,41 +122,83 @@ class Trained:
 
     Attributes
     ----------
-    tensors : ``seed<k>/{generator, discriminator}/...`` of the chosen epoch, ``seed<k>/generator_last/...``
+    tensors : ``seed<k>/{generator, discriminator}/...`` of the chosen epoch, ``seed<k>/generator_last/...`` if an epoch
+        was chosen
     history : seed, step, epoch (of the step, from 0), learning_rate, d_loss, g_loss, d_real, d_fake; means since the
-        row before
+        row before; d_gradient, g_gradient: norms of the gradients in the last updates before the row
     validation : seed, epoch (epochs done, from 1), n_images, error_percent, mean_distance, chosen
+    health : seed, epoch (epochs done), diversity (see ``health``), collapsed
+    samples : uint8 (epochs, n_samples, H, W, C) of the first seed, at fixed z
+    sample_epochs : int64 (epochs,), epochs done
     """
 
     tensors: dict[str, torch.Tensor]
     history: pd.DataFrame
     validation: pd.DataFrame
+    health: pd.DataFrame
+    samples: np.ndarray
+    sample_epochs: np.ndarray
     steps: int
 
 
-def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path, score: ScoreFunction) -> Trained:
-    """Train each seed of a run from its own initial state; resumes from what ``scratch`` holds."""
+def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path, score: ScoreFunction | None) -> Trained:
+    """Train each seed of a run from its own initial state; resumes from what ``scratch`` holds.
+
+    ``score`` is needed where ``run.selection`` is not None.
+    """
+    check_divides(run.batch_size)
     tensors: dict[str, torch.Tensor] = {}
     history: list[dict[str, float]] = []
     validation: list[dict[str, float]] = []
+    health: list[dict[str, float]] = []
+    samples: dict[str, torch.Tensor] = {}
     steps = 0
     for seed in run.seeds:
         state = train_seed(image_set, run, compute, seed, scratch / f"seed{seed}.safetensors", score)
         best = min(state.validation, key=_by_largest_search) if state.validation else None
-        for name, tensor in state.best.items():
-            tensors[f"seed{seed}/{name}"] = tensor
-        tensors |= named_tensors(f"seed{seed}/generator_last", state.networks.generator)
+        if best is None:
+            tensors |= named_tensors(f"seed{seed}/generator", state.networks.generator)
+            tensors |= named_tensors(f"seed{seed}/discriminator", state.networks.discriminator)
+        else:
+            tensors |= {f"seed{seed}/{name}": tensor for name, tensor in state.best.items()}
+            tensors |= named_tensors(f"seed{seed}/generator_last", state.networks.generator)
         history += state.history
         validation += [row | {"chosen": best is not None and row["epoch"] == best["epoch"]} for row in state.validation]
+        health += state.health
+        samples = samples or state.samples
         steps = state.step
-    return Trained(tensors=tensors, history=pd.DataFrame(history), validation=pd.DataFrame(validation), steps=steps)
+    epochs = sorted(samples, key=int)  # a checkpoint brings them back in the order of text
+    return Trained(
+        tensors=tensors,
+        history=pd.DataFrame(history, columns=list(HISTORY)),
+        validation=pd.DataFrame(validation, columns=list(VALIDATION)),
+        health=pd.DataFrame(health, columns=list(HEALTH)),
+        samples=torch.stack([samples[epoch] for epoch in epochs]).numpy(),
+        sample_epochs=np.array([int(epoch) for epoch in epochs], dtype=np.int64),
+        steps=steps,
+    )
+
+
+def nothing_trained(run: Run, tensors: dict[str, torch.Tensor]) -> Trained:
+    """Networks that were not trained here: no history, no samples."""
+    h, w, channels = sides(run.architecture)
+    return Trained(
+        tensors=tensors,
+        history=pd.DataFrame(columns=list(HISTORY), dtype="float64"),
+        validation=pd.DataFrame(columns=list(VALIDATION)),
+        health=pd.DataFrame(columns=list(HEALTH)),
+        samples=np.empty((0, run.n_samples, h, w, channels), dtype=np.uint8),
+        sample_epochs=np.empty(0, dtype=np.int64),
+        steps=0,
+    )
 
 
 def train_seed(
-    image_set: ImageSet, run: Run, compute: Compute, seed: int, checkpoint_file: Path, score: ScoreFunction
+    image_set: ImageSet, run: Run, compute: Compute, seed: int, checkpoint_file: Path, score: ScoreFunction | None
 ) -> RunState:
     """Train one seed; the state is saved at least once a minute and at the end."""
-    batches = Batches(image_set, "train", classes=CLASSES, batch_size=run.batch_size, seed=seed, device=compute.device)
+    batches = Batches(image_set, "train", run.architecture, batch_size=run.batch_size, seed=seed, device=compute.device)
+    real = some_real(image_set, run, seed)
     state = RunState(networks=initial_networks(run, compute, seed))
     restore(checkpoint_file, state)
     clock = CheckpointClock()
@@ -142,34 +207,81 @@ def train_seed(
         for step in range(state.step, total):
             epoch = step // batches.per_epoch
             learning_rate = set_learning_rate(state.networks, run, epoch)
-            training_step(state, run, compute, batches, seed, step)
+            left = min(run.log_every_steps - step % run.log_every_steps, total - step)  # steps to the next row
+            training_step(state, run, compute, batches, seed, step, measured=left <= 2)
             state.step = step + 1
-            if state.step % run.log_every_steps == 0 or state.step == total:
+            if left == 1:
                 state.log(seed=seed, epoch=epoch, learning_rate=learning_rate)
             epochs_done, inside = divmod(state.step, batches.per_epoch)
-            due = epochs_done % run.selection.every_epochs == 0 or epochs_done == run.epochs
-            if inside == 0 and due:
-                consider(state, score(state.networks.generator, seed), seed=seed, epoch=epochs_done)
+            if inside == 0:
+                end_epoch(state, run, compute, score, real, seed=seed, epoch=epochs_done)
             if clock.due() or state.step == total:
-                save(checkpoint_file, state)
+                check_finite(state.bad_step(), run=f"training, seed {seed}", kept=str(checkpoint_file))
+                if ranks.is_first():
+                    save(checkpoint_file, state)
             progress.advance(1)
     return state
 
 
-def training_step(state: RunState, run: Run, compute: Compute, batches: Batches, seed: int, step: int) -> None:
-    """``alternate``: G alone on even steps, D alone on odd ones (authors' code); ``both``: D, then G, on each batch."""
+def training_step(
+    state: RunState, run: Run, compute: Compute, batches: Batches, seed: int, step: int, *, measured: bool = False
+) -> None:
+    """``alternate``: G alone on even steps, D alone on odd ones (authors' code); ``both``: D, then G, on each batch.
+
+    ``measured``: the norms of the gradients are recorded too.
+    """
     networks, context = state.networks, autocast(compute)
     batch = batches.batch(step)
-    z = uniform_z(len(batch.labels), run.architecture.z_dim, torch_stream(seed, "z", step)).to(compute.device)
+    z = draw_z(run.architecture, batch.size, torch_stream(seed, "z", step))[batch.mine].to(compute.device)
     if run.updates == "both" or step % 2 == 1:
-        state.add("d", update_discriminator(networks, batch.images, batch.labels, z, context))
+        state.add("d", update_discriminator(networks, batch.images, z, *batch.condition, autocast=context))
+        if measured:
+            state.add("d_gradient", gradient_norm(networks.discriminator))
     if run.updates == "both" or step % 2 == 0:
-        state.add("g", update_generator(networks, batch.labels, z, context))
+        state.add("g", update_generator(networks, z, *batch.condition, autocast=context))
+        if measured:
+            state.add("g_gradient", gradient_norm(networks.generator))
 
 
-def uniform_z(n: int, z_dim: int, stream: torch.Generator) -> torch.Tensor:
-    """float32 (n, z_dim), uniform in [-1, 1)."""
-    return torch.rand(n, z_dim, generator=stream).mul_(2).sub_(1)
+def end_epoch(
+    state: RunState,
+    run: Run,
+    compute: Compute,
+    score: ScoreFunction | None,
+    real: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+) -> None:
+    """Samples and their health, and the validation score, in the epochs (counted as done) that are due."""
+    last = epoch == run.epochs
+    if epoch == 1 or epoch % run.sample_every_epochs == 0 or last:
+        check_finite(state.bad_step(), run=f"training, seed {seed}", kept="the one before this epoch's end")
+        samples = fixed_samples(state.networks.generator, run, compute, seed)
+        ratio = diversity(samples, real)
+        state.samples[str(epoch)] = torch.from_numpy(samples)
+        state.health.append({"seed": seed, "epoch": epoch, "diversity": ratio, "collapsed": ratio < COLLAPSED})
+        if ratio < COLLAPSED and ranks.is_first():
+            said = f"warning: seed {seed}, epoch {epoch}: the samples have collapsed (diversity {ratio:.3f})"
+            print(said, file=sys.stderr)
+    if run.selection is not None and score is not None and (epoch % run.selection.every_epochs == 0 or last):
+        consider(state, score(state.networks.generator, seed), seed=seed, epoch=epoch)
+
+
+def fixed_samples(generator: nn.Module, run: Run, compute: Compute, seed: int) -> np.ndarray:
+    """uint8 (n_samples, H, W, C): one batch at the same z after every epoch, of every class equally often."""
+    a, n = run.architecture, run.n_samples
+    z = draw_z(a, n, torch_stream(seed, "fixed z")).to(compute.device)
+    condition = (one_hot(np.arange(n) % CLASSES, CLASSES, compute.device),) if conditioned(a) else ()
+    with torch.inference_mode(), autocast(compute):
+        images = generator(z, *condition)
+    return from_network(a, images)
+
+
+def some_real(image_set: ImageSet, run: Run, seed: int) -> np.ndarray:
+    """As many training images as there are samples, drawn by seed: what their diversity is compared with."""
+    rows = image_set.rows("train")
+    return image_set.images[np.sort(numpy_stream(seed, "real beside samples").permutation(rows)[: run.n_samples])]
 
 
 def set_learning_rate(networks: Networks, run: Run, epoch: int) -> float:
@@ -202,7 +314,12 @@ def initial_networks(run: Run, compute: Compute, seed: int) -> Networks:
             weight_decay=run.l2,
             fused=True,
         )
-    return Networks(**networks, **adams)
+    return Networks(
+        **networks,
+        **adams,
+        parallel_generator=in_parallel(networks["generator"]),
+        parallel_discriminator=in_parallel(networks["discriminator"]),
+    )
 
 
 def consider(state: RunState, scores: list[ValidationScore], *, seed: int, epoch: int) -> None:

@@ -10,8 +10,10 @@ import torch
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_file
 from pipeline.models.store import load_into, named_tensors, read_note, read_tensors, write_tensors
+from pipeline.training.parallel import average
 from pipeline.training.updates import Networks
 
+PLAIN = ("step", "history", "validation", "health", "counts")  # of the state, beside tensors
 SECONDS_BETWEEN = 30.0  # with the time of scoring an epoch on top, a kill still loses less than a minute
 
 
@@ -24,19 +26,30 @@ class RunState:
     best: dict[str, torch.Tensor] = field(default_factory=dict)  # both networks at the chosen epoch
     history: list[dict[str, float]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
+    health: list[dict[str, float]] = field(default_factory=list)
+    samples: dict[str, torch.Tensor] = field(default_factory=dict)  # epochs done -> uint8 (N, H, W, C), at fixed z
     sums: dict[str, torch.Tensor] = field(default_factory=dict)  # since the last row of the history
     counts: dict[str, int] = field(default_factory=dict)
+    first_bad: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
 
-    def add(self, network: str, values: torch.Tensor) -> None:
-        """Add one update's numbers (see ``updates``) to the running sums, without waiting for the device."""
-        self.sums[network] = self.sums[network] + values.double() if network in self.sums else values.double()
-        self.counts[network] = self.counts.get(network, 0) + 1
+    def add(self, what: str, values: torch.Tensor) -> None:
+        """Add one update's numbers (see ``updates``) to the running sums, without waiting for the device.
+
+        Their means over the processes, so that all of these carry the same sums and stop at the same step.
+        """
+        values = average(values)
+        self.sums[what] = self.sums[what] + values.double() if what in self.sums else values.double()
+        self.counts[what] = self.counts.get(what, 0) + 1
+        first_bad = self.first_bad.to(values.device)
+        self.first_bad = torch.where((first_bad == 0) & ~values.isfinite().all(), self.step + 1, first_bad)
 
     def log(self, *, seed: int, epoch: int, learning_rate: float) -> None:
         """Turn the sums into a row of means: a network that had no update since the last row gets NaN."""
         nan = float("nan")
         d_loss, d_real, d_fake = self._mean("d") or [nan] * 3
         (g_loss,) = self._mean("g") or [nan]
+        (d_gradient,) = self._mean("d_gradient") or [nan]
+        (g_gradient,) = self._mean("g_gradient") or [nan]
         self.history.append(
             {
                 "seed": seed,
@@ -47,13 +60,23 @@ class RunState:
                 "g_loss": g_loss,
                 "d_real": d_real,
                 "d_fake": d_fake,
+                "d_gradient": d_gradient,
+                "g_gradient": g_gradient,
             }
         )
         self.sums.clear()
         self.counts.clear()
 
-    def _mean(self, network: str) -> list[float] | None:
-        return (self.sums[network] / self.counts[network]).tolist() if network in self.sums else None
+    def bad_step(self) -> int:
+        """The first step whose loss was not finite, or this one if a weight is not; counted from 1, 0 = none.
+
+        An update may spoil weights after a last finite loss; a checkpoint must not hold them.
+        """
+        weights = [*self.networks.generator.parameters(), *self.networks.discriminator.parameters()]
+        return int(self.first_bad) or (0 if all(w.isfinite().all() for w in weights) else self.step)
+
+    def _mean(self, what: str) -> list[float] | None:
+        return (self.sums[what] / self.counts[what]).tolist() if what in self.sums else None
 
 
 class CheckpointClock:
@@ -76,10 +99,11 @@ def save(path: Path, state: RunState) -> None:
     networks = state.networks
     tensors = {f"best/{name}": tensor for name, tensor in state.best.items()}
     tensors |= {f"sums/{name}": tensor.cpu() for name, tensor in state.sums.items()}
+    tensors |= {f"samples/{epoch}": images for epoch, images in state.samples.items()}
     for name in ("generator", "discriminator"):
         tensors |= named_tensors(name, getattr(networks, name))
-        tensors |= _adam_tensors(f"{name}_adam", getattr(networks, f"{name}_adam"))
-    plain = {"step": state.step, "history": state.history, "validation": state.validation, "counts": state.counts}
+        tensors |= adam_tensors(f"{name}_adam", getattr(networks, f"{name}_adam"))
+    plain = {name: getattr(state, name) for name in PLAIN}
     with whole_file(path) as partial:
         write_tensors(partial, tensors, note=json.dumps(plain))
 
@@ -98,16 +122,17 @@ def restore(path: Path, state: RunState) -> None:
     networks = state.networks
     for name in ("generator", "discriminator"):
         load_into(getattr(networks, name), tensors, name, path)
-        _restore_adam(getattr(networks, f"{name}_adam"), tensors, f"{name}_adam")
+        restore_adam(getattr(networks, f"{name}_adam"), tensors, f"{name}_adam")
     try:
         plain = json.loads(read_note(path))
-        state.step = plain["step"]
-        state.history, state.validation, state.counts = plain["history"], plain["validation"], plain["counts"]
+        for name in PLAIN:
+            setattr(state, name, plain[name])
     except (ValueError, KeyError) as error:
         message = f"{path}: not a training checkpoint ({error}); remove it and run the stage again"
         raise InputError(message) from error
     device = next(networks.generator.parameters()).device
     state.best = _under("best", tensors)
+    state.samples = _under("samples", tensors)
     state.sums = {name: tensor.to(device) for name, tensor in _under("sums", tensors).items()}
 
 
@@ -115,7 +140,8 @@ def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
 
 
-def _adam_tensors(prefix: str, adam: torch.optim.Adam) -> dict[str, torch.Tensor]:
+def adam_tensors(prefix: str, adam: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    """Moments and step counts under ``prefix/``, on the CPU."""
     return {
         f"{prefix}/{number}/{key}": value.detach().cpu().contiguous()
         for number, values in adam.state_dict()["state"].items()
@@ -123,7 +149,7 @@ def _adam_tensors(prefix: str, adam: torch.optim.Adam) -> dict[str, torch.Tensor
     }
 
 
-def _restore_adam(adam: torch.optim.Adam, tensors: dict[str, torch.Tensor], prefix: str) -> None:
+def restore_adam(adam: torch.optim.Adam, tensors: dict[str, torch.Tensor], prefix: str) -> None:
     """Moments and step counts; rates and betas stay those of the params."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in _under(prefix, tensors).items():

@@ -27,7 +27,7 @@ from pipeline.models.hash_autoencoder import (
     inputs_of,
 )
 from pipeline.models.store import load_into, named_tensors, read_note, read_tensors, write_tensors
-from pipeline.training.checkpoint import CheckpointClock
+from pipeline.training.checkpoint import CheckpointClock, adam_tensors, restore_adam
 
 
 @section
@@ -156,8 +156,7 @@ def save(path: Path, state: HashState) -> None:
     """Replace the checkpoint by the present state; a kill at any moment leaves the old one or the new one."""
     tensors = named_tensors("autoencoder", state.network)
     tensors |= {"loss_sum": state.loss_sum.cpu(), "active": state.active.cpu()}
-    for number, values in state.adam.state_dict()["state"].items():
-        tensors |= {f"adam/{number}/{key}": value.detach().cpu().contiguous() for key, value in values.items()}
+    tensors |= adam_tensors("adam", state.adam)
     with whole_file(path) as partial:
         write_tensors(partial, tensors, note=json.dumps({"step": state.step, "history": state.history}))
 
@@ -174,11 +173,7 @@ def restore(path: Path, state: HashState) -> None:
         return
     tensors = read_tensors(path)
     load_into(state.network, tensors, "autoencoder", path)
-    adam: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("adam/"):
-            _, number, key = name.split("/")
-            adam.setdefault(int(number), {})[key] = value
+    restore_adam(state.adam, tensors, "adam")
     try:
         plain = json.loads(read_note(path))
         state.step, state.history = plain["step"], plain["history"]
@@ -187,4 +182,3 @@ def restore(path: Path, state: HashState) -> None:
     except (ValueError, KeyError) as error:
         message = f"{path}: not a checkpoint of the hash model ({error}); remove it and run the stage again"
         raise InputError(message) from error
-    state.adam.load_state_dict({"state": adam, "param_groups": state.adam.state_dict()["param_groups"]})

@@ -16,18 +16,21 @@ class Networks:
     discriminator: nn.Module
     generator_adam: torch.optim.Adam
     discriminator_adam: torch.optim.Adam
+    # what an update calls: the network itself, or one that averages its gradients over the processes
+    parallel_generator: nn.Module
+    parallel_discriminator: nn.Module
 
 
 def update_discriminator(
-    networks: Networks, real: torch.Tensor, labels: torch.Tensor, z: torch.Tensor, autocast: torch.autocast
+    networks: Networks, real: torch.Tensor, z: torch.Tensor, *condition: torch.Tensor, autocast: torch.autocast
 ) -> torch.Tensor:
     """Descend D's loss once. Real and fake pass through D as two batches: each has its own batch-norm statistics.
 
     Parameters
     ----------
-    real : float32 (B, C, H, W)
-    labels : float32 (B, K), one-hot; the fakes take the labels of the real batch
-    z : float32 (B, z_dim) in [-1, 1]
+    real : float32 (B, C, H, W), in the range of G's output
+    z : float32 (B, z_dim)
+    condition : one-hot labels, float32 (B, K), of a conditional pair, else nothing; the fakes take those of the reals
 
     Returns
     -------
@@ -35,9 +38,9 @@ def update_discriminator(
     """
     with autocast:
         with torch.no_grad():
-            fake = networks.generator(z, labels)
-        real_logits = networks.discriminator(real, labels)
-        fake_logits = networks.discriminator(fake, labels)
+            fake = networks.generator(z, *condition)
+        real_logits = networks.parallel_discriminator(real, *condition)
+        fake_logits = networks.parallel_discriminator(fake, *condition)
     loss = discriminator_loss(real_logits, fake_logits)
     networks.discriminator_adam.zero_grad()
     loss.backward()
@@ -46,7 +49,7 @@ def update_discriminator(
 
 
 def update_generator(
-    networks: Networks, labels: torch.Tensor, z: torch.Tensor, autocast: torch.autocast
+    networks: Networks, z: torch.Tensor, *condition: torch.Tensor, autocast: torch.autocast
 ) -> torch.Tensor:
     """Descend G's loss once; D's parameters need no gradients here, which saves a third of the work.
 
@@ -56,10 +59,16 @@ def update_generator(
     """
     networks.discriminator.requires_grad_(requires_grad=False)
     with autocast:
-        fake_logits = networks.discriminator(networks.generator(z, labels), labels)
+        fake_logits = networks.discriminator(networks.parallel_generator(z, *condition), *condition)
     loss = generator_loss(fake_logits)
     networks.generator_adam.zero_grad()
     loss.backward()
     networks.generator_adam.step()
     networks.discriminator.requires_grad_(requires_grad=True)
     return loss.detach().reshape(1)
+
+
+def gradient_norm(network: nn.Module) -> torch.Tensor:
+    """float32 (1,): Euclidean norm of the gradient of the last update, without the l2 term."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients).reshape(1)

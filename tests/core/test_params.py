@@ -13,6 +13,7 @@ from pipeline.core import compute, params
 from pipeline.core.errors import InputError
 from pipeline.datasets import assemble, sources
 from pipeline.evaluation import digits
+from pipeline.models import build
 from pipeline.training import adversarial
 
 FILES = ("params.yaml", "profiles/laptop/params.yaml", "profiles/paper/params.yaml")
@@ -191,7 +192,12 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path, root, text, number):
         (f"{RUN}.architecture.z", 3, f"{RUN}.architecture", ("unknown key 'z'", "filters, hidden, name, z_dim")),
         (f"{RUN}.architecture.z_dim", GONE, f"{RUN}.architecture", ("missing key 'z_dim'", "filters, hidden")),
         (f"{RUN}.architecture.z_dim", 0, f"{RUN}.architecture.z_dim", ("greater than or equal to 1", "found 0")),
-        (f"{RUN}.architecture.name", "dcgan", f"{RUN}.architecture.name", ("'dcgan_mnist' or 'gan_mnist'", "'dcgan'")),
+        (
+            f"{RUN}.architecture.name",
+            "dcgan",
+            f"{RUN}.architecture.name",
+            ("'dcgan_mnist', 'gan_mnist', 'dcgan_64'", "found 'dcgan'"),
+        ),
         (f"{RUN}.architecture", 3, f"{RUN}.architecture", ("found 3",)),
         (f"{RUN}.selection.batch_size", 505, f"{RUN}.selection.batch_size", ("multiple of 10", "found 505")),
         (
@@ -212,6 +218,88 @@ def test_a_wrong_value_is_named(altered, address, value, place, words):
     assert re.match(rf", {re.escape(place)}( \(|: )", message)
     for word in words:
         assert word in message
+
+
+# sections of several kinds, told apart by their name
+
+COLOUR = "train.runs.dcgan_svhn"
+MNIST_KEYS = "expected filters, hidden, name, z_dim"
+COLOUR_KEYS = "expected filters, name, variant, z, z_dim"
+
+
+@pytest.mark.parametrize(
+    ("address", "value", "message"),
+    [
+        ("hidden", 64, f"{COLOUR}.architecture: unknown key 'hidden'; {COLOUR_KEYS}"),
+        ("z", GONE, f"{COLOUR}.architecture: missing key 'z'; {COLOUR_KEYS}"),
+        ("z", "normal", f"{COLOUR}.architecture.z: value should be 'uniform' or 'gaussian', found 'normal'"),
+        ("filters", 0, f"{COLOUR}.architecture.filters: value should be greater than or equal to 1, found 0"),
+        (
+            "name",
+            "dcgan_128",
+            f"{COLOUR}.architecture.name: expected 'dcgan_mnist', 'gan_mnist', 'dcgan_64', 'dcgan_32', 'dcgan_svhn', "
+            "found 'dcgan_128'",
+        ),
+        ("name", GONE, f"{COLOUR}.architecture: missing key 'name', which says what kind of section this is"),
+        (
+            "variant.depth",
+            3,
+            f"{COLOUR}.architecture.variant: unknown key 'depth'; expected activation, batch_norm, global_average, "
+            "hidden, resampling",
+        ),
+        (
+            "variant.activation",
+            "tanh",
+            f"{COLOUR}.architecture.variant.activation: value should be 'leaky_relu', 'relu' or 'maxout', found 'tanh'",
+        ),
+        ("variant", None, f"{COLOUR}.architecture.variant: value should be an object, found None"),
+    ],
+)
+def test_a_wrong_value_within_one_of_several_kinds_of_section(altered, address, value, message):
+    """Only the keys of the kind that the name chooses are expected, and the kind is no part of the address."""
+    file = altered(f"{COLOUR}.architecture.{address}", value)
+    assert refusal(file, lambda file: load_run(file, "dcgan_svhn")) == f", {message}"
+
+
+def test_the_keys_of_the_other_kind(altered):
+    message = refusal(altered(f"{RUN}.architecture.variant", {"hidden": 0}))
+    assert message == f", {RUN}.architecture: unknown key 'variant'; {MNIST_KEYS}"
+    message = refusal(altered(f"{RUN}.architecture.filters", 0))
+    assert message == f", {RUN}.architecture: filters must be at least 1 for dcgan_mnist, found 0"
+
+
+def test_the_name_chooses_the_kind(root):
+    digits, colour = (load_run(root / "params.yaml", name).architecture for name in ("dcgan_mnist", "dcgan_svhn"))
+    assert (type(digits), digits.name) == (build.MnistArchitecture, "dcgan_mnist")
+    assert (type(colour), colour.name) == (build.ColourArchitecture, "dcgan_svhn")
+
+
+def test_optional_sections_of_a_run(altered, root):
+    """A null is none; what is given is checked like any other section."""
+    run = load_run(root / "params.yaml", "dcgan_svhn")
+    assert (run.selection, run.released) == (None, None)
+    given = {"folder": "svhn", "generator": None, "discriminator": "*.npy", "sha256": None}
+
+    def load(file):
+        return load_run(file, "dcgan_svhn")
+
+    assert load(altered(f"{COLOUR}.released", given)).released.discriminator == "*.npy"
+    message = refusal(altered(f"{COLOUR}.released", given | {"sha256": "0" * 63}), load)
+    assert message.startswith(f", {COLOUR}.released.sha256: String should have at least 64 characters, found")
+    message = refusal(altered(f"{COLOUR}.released", given | {"path": "x"}), load)
+    assert message == f", {COLOUR}.released: unknown key 'path'; expected discriminator, folder, generator, sha256"
+    message = refusal(altered(f"{COLOUR}.released", GONE), load)
+    assert f", {COLOUR} (or train, for all runs): missing key 'released'" in message
+
+
+def test_every_problem_of_a_kind_is_told_at_once(altered):
+    broken = {"name": "dcgan_32", "z": "uniform", "z_dim": 0, "filters": 2, "hidden": 3}
+    lines = refusal(altered(f"{COLOUR}.architecture", broken), lambda file: load_run(file, "dcgan_svhn")).splitlines()
+    assert sorted(line.partition(COLOUR)[2] for line in lines) == [
+        ".architecture.z_dim: value should be greater than or equal to 1, found 0",
+        f".architecture: missing key 'variant'; {COLOUR_KEYS}",
+        f".architecture: unknown key 'hidden'; {COLOUR_KEYS}",
+    ]
 
 
 def test_every_problem_is_told_at_once(altered):

@@ -76,7 +76,19 @@ def test_an_error_is_not_followed_by_a_last_line(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
-# strict: as soon as a bug is mended, its mark goes
+@pytest.mark.parametrize("terminal", [False, True])
+def test_only_the_first_of_several_processes_speaks(clock, capsys, monkeypatch, terminal):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    screen = Terminal()
+    if terminal:
+        monkeypatch.setattr("sys.stderr", screen)
+    with Progress("training", total=6000, unit="steps") as work:
+        for _ in range(60):
+            clock.now += 1
+            work.advance(10)
+    assert capsys.readouterr() == ("", "")
+    assert screen.getvalue() == ""
 
 
 def test_the_bar_is_drawn_where_the_terminal_is(monkeypatch, capsys):

@@ -19,7 +19,7 @@ DATA = Path("data/set")
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """A project of one script and one data folder, as working directory."""
-    for name in ("GAN_SCRATCH", "DVC_ROOT"):
+    for name in ("GAN_SCRATCH", "DVC_ROOT", "RANK"):
         monkeypatch.delenv(name, raising=False)
     for path, text in ((SCRIPT, "print(1)\n"), (DATA / "a.bin", "abc")):
         (tmp_path / path).parent.mkdir(parents=True)
@@ -118,6 +118,26 @@ def test_gan_scratch_and_dvc_root(tmp_path, monkeypatch):
     monkeypatch.setenv("GAN_SCRATCH", str(tmp_path / "fast"))
     assert scratch_root() == tmp_path / "fast"
     assert interrupted().is_relative_to(tmp_path / "fast")
+
+
+def test_the_other_processes_of_a_launcher_read_beside_the_first_one(monkeypatch):
+    """No lock of their own, and the folder stays when they are done."""
+    before = interrupted()
+    with scratch("train@toy", script=SCRIPT, data=[DATA], beta1=0.5) as folder:
+        monkeypatch.setenv("RANK", "1")
+        with scratch("train@toy", script=SCRIPT, data=[DATA], beta1=0.5) as beside:
+            assert beside == folder == before
+            assert (beside / "checkpoint").read_text() == "half"
+        assert folder.is_dir()
+        monkeypatch.setenv("RANK", "0")
+    assert not folder.exists()
+
+
+def test_another_process_than_the_first_makes_no_folder(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with scratch("train@toy", script=SCRIPT, data=[DATA], beta1=0.5) as folder:
+        assert not folder.exists()
+    assert not Path(".work").exists()
 
 
 HOLDER = """

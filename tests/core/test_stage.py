@@ -146,6 +146,41 @@ def test_a_twin_is_refused(tmp_path, start, project_env):
     assert sorted(row["status"] for row in rows(tmp_path)) == ["done", "done", "failed"]
 
 
+# several processes of a launcher
+
+
+def test_a_stage_that_cannot_share_its_work_runs_in_the_first_process_only(tmp_path, start):
+    second = start("go", "out.txt", RANK="1", WORLD_SIZE="2")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.py"], "no output, no lock, no record"
+    first = start("go", "out.txt", RANK="0", WORLD_SIZE="2")
+    assert (first.returncode, (tmp_path / "out.txt").is_file(), len(rows(tmp_path))) == (0, True, 1)
+
+
+def test_a_stage_that_shares_its_work_runs_in_all_and_the_first_one_records(tmp_path, start):
+    (tmp_path / "toy.py").write_text(TOY.replace("stage.run(main)", "stage.run(main, several_processes=True)"))
+    second = start("count", "second.txt", RANK="1", WORLD_SIZE="2")
+    assert (second.returncode, second.stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["second.txt", "toy.py"], "no lock, no record"
+    assert start("count", "first.txt", RANK="0", WORLD_SIZE="2").returncode == 0
+    assert [(row["stage"], row["images"]) for row in rows(tmp_path)] == [("toy count first.txt", 7)]
+    bad = start("bad", "second.txt", RANK="1", WORLD_SIZE="2")
+    assert (bad.returncode, bad.stderr) == (1, "error: params.yaml, train: unknown key 'beta'\n")
+    assert len(rows(tmp_path)) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sessions as Linux has them")
+@pytest.mark.parametrize(("launcher", "status"), [("torchrun --nproc-per-node 2 --no-python", 0), ("", 1)])
+def test_a_launcher_may_be_of_another_session_than_the_stage(tmp_path, project_env, launcher, status):
+    """As dvc may not: then it would be the process that adopted an orphan."""
+    env = project_env | {"DVC_STAGE": "train@toy", "GAN_LAUNCH": launcher}
+    command = [sys.executable, "toy.py", "go", "out.txt"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert (done.returncode, (tmp_path / "out.txt").exists()) == (status, status == 0)
+
+
 PARENT = """
 import subprocess, sys
 subprocess.run([sys.executable, "toy.py", "sleep", "out.txt"], check=False)

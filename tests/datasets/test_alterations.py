@@ -191,7 +191,7 @@ def test_planted_copies_are_altered_less_than_those_of_the_real_set():
 @pytest.mark.real_data
 def test_versions_of_the_real_set():
     """Same names as the real near-duplicates; applied to its originals they give nearly its pictures."""
-    folder = sources.data_folder() / "neardup"
+    folder = data_folder() / "neardup"
     truth = pd.read_csv(folder / "ground_truth.csv")
     assert set(truth["transform"]) - {"distractor"} == set(alterations.REAL)
     stored = {}

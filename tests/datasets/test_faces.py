@@ -703,7 +703,7 @@ def test_a_listing_without_its_columns(tmp_path):
 @pytest.fixture
 def real_faces(request):
     request.getfixturevalue("monkeypatch").undo()  # one_worker took GAN_DATA away
-    from pipeline.datasets.sources import data_folder
+    from pipeline.core.gan_data import data_folder
 
     folder = data_folder()
     assert folder is not None

@@ -154,7 +154,7 @@ def test_gan_data_names_no_folder(work, monkeypatch):
 
 def test_an_empty_gan_data_is_none(work, monkeypatch):
     monkeypatch.setenv("GAN_DATA", "")
-    assert sources.data_folder() is None
+    assert data_folder() is None
 
 
 # the mirror

@@ -9,11 +9,12 @@ from scipy.io import savemat
 
 from pipeline.core.errors import InputError
 from pipeline.core.store import open_set
+from pipeline.datasets.splits import validation_rows
 from pipeline.datasets.svhn import FILES, SvhnSplits, assemble_svhn
 
 SIZES = {"train": 13, "test": 7, "extra": 4}
-SPLITS = SvhnSplits(n_train=13, n_test=7, n_extra=0)
-WITH_EXTRA = SvhnSplits(n_train=13, n_test=7, n_extra=4)
+SPLITS = SvhnSplits(n_train=13, n_validation=5, seed=3, n_test=7, n_extra=0)
+WITH_EXTRA = SvhnSplits(n_train=13, n_validation=5, seed=3, n_test=7, n_extra=4)
 
 
 def variables(split, n=None):
@@ -66,8 +67,14 @@ def test_every_image_with_its_label_key_and_split(raw, tmp_path, monkeypatch, co
             entry = found.index.iloc[first + row]
             assert np.array_equal(found.images[first + row], expected["X"][:, :, :, row])
             assert entry["label"] == int(expected["y"][row, 0]) % 10
-            assert (entry["key"], entry["split"]) == (f"{split}_32x32/{row:06d}", split)
+            assert entry["key"] == f"{split}_32x32/{row:06d}"
+            assert entry["split"] in (("train", "validation") if split == "train" else ("test",))
             assert entry["source"] == f"{split}_32x32"
+    assert len(found.rows("validation")) == 5  # of the training images, drawn by seed
+    assert (
+        found.rows("validation").tolist()
+        == validation_rows(found.labels(np.arange(13)), 5, seed=3, stratified=False, where="").tolist()
+    )
     assert found.index["label"].iloc[9] == 0  # stored as 10
     assert found.index["label"].dtype == np.int64
     assert set(found.index["label"]) == set(range(10))
@@ -163,7 +170,9 @@ def test_a_missing_extra_file(raw):
     ],
 )
 def test_sizes_that_are_not_the_archives(raw, splits, said):
-    assert said in refusal(raw, SvhnSplits(**({"n_train": 13, "n_test": 7, "n_extra": 0} | splits)))
+    assert said in refusal(
+        raw, SvhnSplits(**({"n_train": 13, "n_validation": 5, "seed": 3, "n_test": 7, "n_extra": 0} | splits))
+    )
 
 
 X, Y = variables("train")["X"], variables("train")["y"]

@@ -305,7 +305,7 @@ def test_rendered_heads_are_found(tmp_path):
 @pytest.mark.real_data
 def test_real_photos():
     """The plain default on ten of the labelled photos, without the sweep's machinery."""
-    from pipeline.datasets.sources import data_folder
+    from pipeline.core.gan_data import data_folder
 
     folder = data_folder()
     assert folder is not None

@@ -2,33 +2,44 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ruamel.yaml import YAML
 from torch import nn
 
+from pipeline.core import compute
 from pipeline.core.compute import Compute
 from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream, torch_stream
-from pipeline.core.store import ImageSet
+from pipeline.core.store import ImageSet, open_set, write_set
+from pipeline.evaluation import features as module
 from pipeline.evaluation.features import (
     Features,
     Moments,
+    RandomFeatures,
     Statistics,
     batch_statistics,
-    extract,
+    discriminator_features,
     map_rows,
+    max_feature_units,
     network_sha256,
     open_features,
+    random_discriminator,
     with_fixed_statistics,
+    write_features,
 )
-from pipeline.models import dcgan
+from pipeline.models import dcgan, store
+from pipeline.models.build import ColourArchitecture
 from pipeline.models.dcgan import PAPER, Variant
 from pipeline.models.layers import AffineBatchNorm, initialise
+from stages import features as features_stage
+from stages import random_features as random_stage
 
 FP32 = Compute(device="cpu", threads=1, precision="fp32")
 BF16 = Compute(device="cpu", threads=1, precision="bf16")
@@ -72,12 +83,18 @@ def statistics_of(discriminator: nn.Sequential, images: ImageSet, batch_size: in
     return batch_statistics(discriminator, images, images.rows("train"), batch_size=batch_size, compute=FP32)
 
 
+def extract(*arguments: object, **named: object) -> int:
+    """A run that nobody interrupted."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return module.extract(*arguments, scratch=Path(scratch), **named)
+
+
 def extracted(out: Path, discriminator: nn.Sequential, images: ImageSet, split: str = "test", compute: Compute = FP32,
               **changes: object) -> np.ndarray:  # fmt: skip
     statistics = statistics_of(discriminator, images)
     config = dataclasses.replace(CONFIG, **changes)
     extract(discriminator, statistics, images, ["train", "test"], out, config=config, compute=compute)
-    return np.array(open_features(out, split, discriminator, images))
+    return np.array(open_features(out, split, images, network_sha256(discriminator)))
 
 
 # ---- slow loops -----------------------------------------------------------------------------------------------------
@@ -165,7 +182,7 @@ def test_features_equal_a_slow_loop_over_single_images(tmp_path: Path, name: str
     discriminator, images = network(name), image_set()
     statistics = statistics_of(discriminator, images)
     extract(discriminator, statistics, images, ["test"], tmp_path / "f", config=CONFIG, compute=FP32)
-    got = open_features(tmp_path / "f", "test", discriminator, images)
+    got = open_features(tmp_path / "f", "test", images, network_sha256(discriminator))
     moments = [(m.mean, m.variance) for m in statistics]
     expected = [features_slowly(discriminator, images.images[row], moments) for row in images.rows("test")]
     np.testing.assert_allclose(got, np.array(expected), rtol=1e-3, atol=2e-5)
@@ -193,7 +210,7 @@ def test_counts_at_the_papers_width(tmp_path: Path, name: str, count: int):
     statistics = statistics_of(discriminator, images)
     n = extract(discriminator, statistics, images, ["test"], tmp_path / "f", config=CONFIG, compute=FP32)
     assert n == count
-    assert open_features(tmp_path / "f", "test", discriminator, images).shape == (1, count)
+    assert open_features(tmp_path / "f", "test", images, network_sha256(discriminator)).shape == (1, count)
 
 
 def test_the_64_x_64_network_has_features_too(tmp_path: Path):
@@ -234,7 +251,7 @@ def test_every_variant_has_features(tmp_path: Path, variant: Variant):
         for row in map_rows(discriminator):
             x = row(x)
             found.append(torch.nn.functional.adaptive_max_pool2d(x, 4).flatten(1))
-    got = open_features(tmp_path / "f", "train", discriminator, images)
+    got = open_features(tmp_path / "f", "train", images, network_sha256(discriminator))
     np.testing.assert_allclose(got, torch.cat(found, dim=1).numpy(), rtol=1e-3, atol=1e-4)
 
 
@@ -373,7 +390,7 @@ def features(tmp_path: Path) -> Path:
 )
 def test_features_of_another_network(features: Path, other: nn.Sequential):
     with pytest.raises(InputError, match=r"features of another network: made with sha256 [0-9a-f]{16}, expected"):
-        open_features(features, "test", other, image_set())
+        open_features(features, "test", image_set(), network_sha256(other))
 
 
 def test_the_logit_is_no_part_of_the_features(features: Path):
@@ -381,20 +398,20 @@ def test_the_logit_is_no_part_of_the_features(features: Path):
     discriminator = network("discriminator_svhn")
     with torch.no_grad():
         discriminator[-1][1].weight.mul_(2)
-    assert open_features(features, "test", discriminator, image_set()).shape == (3, 224)
+    assert open_features(features, "test", image_set(), network_sha256(discriminator)).shape == (3, 224)
     assert network_sha256(discriminator) == network_sha256(map_rows(discriminator))
 
 
 def test_features_of_other_images(features: Path):
     images, discriminator = image_set(), network("discriminator_svhn")
     with pytest.raises(InputError, match=r"test\.npy: features of other images: 3 images .* expected 4"):
-        open_features(features, "test", discriminator, image_set(n_train=6, n_test=4))
+        open_features(features, "test", image_set(n_train=6, n_test=4), network_sha256(discriminator))
     renamed = dataclasses.replace(images, index=images.index.assign(key=images.index["key"] + "!"))
     with pytest.raises(InputError, match="features of other images: 3 images with keys"):
-        open_features(features, "test", discriminator, renamed)
+        open_features(features, "test", renamed, network_sha256(discriminator))
     more = dataclasses.replace(images, index=images.index.assign(split=images.index["split"].replace("test", "new")))
     with pytest.raises(InputError, match="no features of split 'new'; found test, train"):
-        open_features(features, "new", discriminator, more)
+        open_features(features, "new", more, network_sha256(discriminator))
 
 
 @pytest.mark.parametrize("kept", [0, 20, 500, -1], ids=["empty", "in the header", "500 bytes", "one short"])
@@ -402,7 +419,7 @@ def test_a_truncated_file(features: Path, kept: int):
     path = features / "test.npy"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(InputError, match=r"test\.npy: not a whole NumPy array"):
-        open_features(features, "test", network("discriminator_svhn"), image_set())
+        open_features(features, "test", image_set(), network_sha256(network("discriminator_svhn")))
 
 
 def test_a_file_of_another_shape_or_type_or_none_at_all(features: Path):
@@ -413,10 +430,10 @@ def test_a_file_of_another_shape_or_type_or_none_at_all(features: Path):
     ):
         np.save(path, array)
         with pytest.raises(InputError, match=rf"test\.npy: expected float32 \(3, 224\), found {found}"):
-            open_features(features, "test", network("discriminator_svhn"), image_set())
+            open_features(features, "test", image_set(), network_sha256(network("discriminator_svhn")))
     path.unlink()
     with pytest.raises(InputError, match=r"test\.npy: not a whole NumPy array"):
-        open_features(features, "test", network("discriminator_svhn"), image_set())
+        open_features(features, "test", image_set(), network_sha256(network("discriminator_svhn")))
 
 
 @pytest.mark.parametrize(("text", "match"), [(None, "missing; run"), ("{", "not valid JSON"), ("[]", "not a record"),
@@ -425,7 +442,7 @@ def test_a_damaged_record(features: Path, text: str | None, match: str):
     path = features / "features.json"
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(InputError, match=rf"features\.json: {match}"):
-        open_features(features, "test", network("discriminator_svhn"), image_set())
+        open_features(features, "test", image_set(), network_sha256(network("discriminator_svhn")))
 
 
 def test_the_record(features: Path):
@@ -433,6 +450,7 @@ def test_the_record(features: Path):
     assert record["network"] == network_sha256(network("discriminator_svhn"))
     assert {split: images["n"] for split, images in record["images"].items()} == {"train": 7, "test": 3}
     assert (record["n_features"], record["dtype"], record["precision"]) == (224, "float32", "fp32")
+    assert record["max_feature_units"] == max_feature_units(features) == 8
 
 
 def test_images_that_do_not_fit(tmp_path: Path):
@@ -471,7 +489,7 @@ def test_features_that_are_not_finite_replace_nothing(features: Path):
         config = dataclasses.replace(CONFIG, dtype=dtype)
         extract(discriminator, statistics, images, ["train", "test"], features, config=config, compute=FP32)
 
-    with pytest.raises(InputError, match=r"split 'train': .* not finite in float16; choose features\.dtype float32"):
+    with pytest.raises(InputError, match=r"split 'train': .* not finite in float16; choose dtype float32"):
         extract_as("float16")
     with torch.no_grad():
         discriminator[2][1].gain[0] = float("nan")
@@ -484,3 +502,186 @@ def test_features_that_are_not_finite_replace_nothing(features: Path):
 def test_a_network_without_maps():
     with pytest.raises(ValueError, match="begins with a convolution"):
         map_rows(dcgan.generator_svhn(n=2))
+
+
+# ---- folders of features, whatever made them ------------------------------------------------------------------------
+
+RECORD = {"network": "5" * 64, "max_feature_units": 3, "maps": 7}
+
+
+def of_keys(images: ImageSet, *, size: int, asked: list[int], dies_after: int = -1) -> Callable:
+    """A maker of features that are easy to tell: batches of ``size``; killed after so many."""
+
+    def batches_of(rows: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), size):
+            if len(asked) == dies_after:
+                raise KeyboardInterrupt
+            batch = rows[start : start + size]
+            asked.append(len(batch))
+            yield np.stack([batch, batch + 0.5, -batch], axis=1)
+
+    return batches_of
+
+
+def write(out: Path, images: ImageSet, batches_of: Callable, scratch: Path, dtype: str = "float16") -> None:
+    splits = ["test", "train"]
+    write_features(out, images, splits, batches_of, n_features=3, dtype=dtype, record=RECORD, scratch=scratch)
+
+
+def test_another_maker_writes_the_same_kind_of_folder(tmp_path: Path):
+    images, asked = image_set(), []
+    write(tmp_path / "f", images, of_keys(images, size=2, asked=asked), tmp_path / "s")
+    assert asked == [2, 1, 2, 2, 2, 1], "each split from its own first row"
+    for split in ("train", "test"):
+        rows, got = images.rows(split), open_features(tmp_path / "f", split, images, "5" * 64)
+        assert got.dtype == np.float16
+        np.testing.assert_array_equal(got, np.stack([rows, rows + 0.5, -rows], axis=1))
+    record = json.loads((tmp_path / "f" / "features.json").read_text())
+    assert record.items() >= {**RECORD, "n_features": 3, "dtype": "float16"}.items()
+    assert open_features(tmp_path / "f", "test", images, None).shape == (3, 3), "of any network"
+    with pytest.raises(InputError, match="features of another network: made with sha256 5555555555555555"):
+        open_features(tmp_path / "f", "test", images, "6" * 64)
+
+
+@pytest.mark.parametrize("dies_after", range(7))
+@pytest.mark.parametrize("torn", [False, True], ids=["between batches", "within a batch"])
+def test_a_killed_run_goes_on_after_its_last_batch(tmp_path: Path, dies_after: int, torn: bool):
+    images, asked = image_set(), []
+    write(tmp_path / "unbroken", images, of_keys(images, size=2, asked=[]), tmp_path / "s0")
+    if dies_after < 6:
+        broken = of_keys(images, size=2, asked=asked, dies_after=dies_after)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "f", images, broken, tmp_path / "s")
+        assert not (tmp_path / "f").exists()
+        if torn:
+            for name in ("test.npy", "train.npy"):
+                with (tmp_path / "s" / name).open("ab") as file:
+                    file.write(b"half a row")
+    again: list[int] = []
+    write(tmp_path / "f", images, of_keys(images, size=2, asked=again), tmp_path / "s")
+    assert asked + again == [2, 1, 2, 2, 2, 1], "no batch is made twice"
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["features.json", "test.npy", "train.npy"]
+    for path in (tmp_path / "unbroken").iterdir():
+        assert path.read_bytes() == (tmp_path / "f" / path.name).read_bytes()
+
+
+def test_a_maker_that_breaks_the_contract(tmp_path: Path):
+    images = image_set()
+
+    def writes(batches_of: Callable, record: dict) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            out, shape = tmp_path / "f", {"n_features": 3, "dtype": "float16"}
+            write_features(out, images, ["test"], batches_of, **shape, record=record, scratch=Path(scratch))
+
+    good = of_keys(images, size=2, asked=[])
+    with pytest.raises(ValueError, match="needs network and max_feature_units, found maps, network"):
+        writes(good, {"network": "5" * 64, "maps": 7})
+    with pytest.raises(ValueError, match="features of 2 images for the 3 of split 'test'"):
+        writes(lambda rows: good(rows[:2]), RECORD)
+    with pytest.raises(ValueError, match=r"shape \(2, 2\), expected \(m, 3\)"):
+        writes(lambda rows: (batch[:, :2] for batch in good(rows)), RECORD)
+    with pytest.raises(
+        InputError, match=r"split 'test': features that are not finite in float16; choose dtype float32"
+    ):
+        writes(lambda rows: (batch * 1e6 for batch in good(rows)), RECORD)
+    with pytest.raises(InputError, match="no images in split 'extra'; found test, train"):
+        write_features(tmp_path / "f", images, ["extra"], good, n_features=3, dtype="float16", record=RECORD,
+                       scratch=tmp_path / "s")  # fmt: skip
+    assert not (tmp_path / "f").exists()
+
+
+def test_features_of_every_split_with_statistics_of_shuffled_training_images(tmp_path: Path, monkeypatch):
+    discriminator, images = network("discriminator_svhn"), image_set(n_train=40)
+    asked: list[np.ndarray] = []
+
+    def watched(*arguments, **named) -> Statistics:
+        asked.append(arguments[2])
+        return batch_statistics(*arguments, **named)
+
+    monkeypatch.setattr(module, "batch_statistics", watched)
+    for name in ("a", "b"):
+        discriminator_features(discriminator, images, tmp_path / name, config=CONFIG, compute=FP32,
+                               scratch=tmp_path / "scratch")  # fmt: skip
+        for path in (tmp_path / name).iterdir():
+            assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
+    (order,) = asked  # the second run found the statistics in the scratch folder
+    assert sorted(order) == sorted(images.rows("train"))
+    assert not np.array_equal(order, images.rows("train"))
+    expected = tmp_path / "expected"
+    statistics = batch_statistics(discriminator, images, order, batch_size=3, compute=FP32)
+    extract(discriminator, statistics, images, ["test", "train"], expected, config=CONFIG, compute=FP32)
+    for path in expected.iterdir():
+        assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
+
+
+def test_a_network_without_batch_norm_has_no_statistics(tmp_path: Path):
+    discriminator, images = network("discriminator_svhn", variant=varied(batch_norm="none")), image_set()
+    discriminator_features(discriminator, images, tmp_path / "f", config=CONFIG, compute=FP32, scratch=tmp_path / "s")
+    assert open_features(tmp_path / "f", "train", images, network_sha256(discriminator)).shape == (7, 224)
+
+
+def test_a_random_discriminator_is_one_before_its_first_update():
+    architecture = ColourArchitecture(name="dcgan_svhn", z="uniform", z_dim=5, filters=24, variant=PAPER)
+    first, again, other, wide = (
+        random_discriminator(architecture, RandomFeatures(seed=seed, initial_std=std))
+        for seed, std in ((0, 0.02), (0, 0.02), (1, 0.02), (0, 0.2))
+    )
+    weight, shift = first[1][0].weight.detach(), first[1][1].shift.detach()
+    assert float(weight.std()) == pytest.approx(0.02, rel=0.05)
+    assert float(wide[1][0].weight.detach().std()) == pytest.approx(0.2, rel=0.05)
+    assert float(shift.abs().max()) == 0
+    assert network_sha256(first) == network_sha256(again) != network_sha256(other)
+
+
+# ---- the stages -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch) -> Path:
+    """A set, a model whose second seed is no part of this, and params."""
+    monkeypatch.setenv("GAN_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setattr(compute, "set_up", lambda _: None)  # it would change this very process
+    images = image_set()
+    write_set(tmp_path / "set", images.images, images.index, pd.DataFrame({"key": [], "reason": []}))
+    architecture = {
+        "name": "dcgan_svhn",
+        "z": "uniform",
+        "z_dim": 5,
+        "filters": 2,
+        "variant": dataclasses.asdict(PAPER),
+    }
+    tensors = {}
+    for seed in (4, 9):
+        tensors |= store.named_tensors(f"seed{seed}/discriminator", network("discriminator_svhn", seed=seed))
+    store.write_model(tmp_path / "model", tensors, {"params": {"architecture": architecture, "seeds": [4, 9]}}, {})
+    sections = {
+        "features": dataclasses.asdict(CONFIG),
+        "random_features": {"seed": 6, "initial_std": 0.1},
+        "train": {"runs": {"dcgan_svhn": {"architecture": architecture}}},
+        "compute": dataclasses.asdict(FP32),
+    }
+    YAML().dump(sections, tmp_path / "params.yaml")
+    return tmp_path
+
+
+def test_the_stages_write_features_of_a_trained_and_of_a_random_discriminator(world: Path):
+    images = open_set(world / "set")
+    architecture = ColourArchitecture(name="dcgan_svhn", z="uniform", z_dim=5, filters=2, variant=PAPER)
+    features_stage.main(world / "params.yaml", world / "set", world / "model", world / "trained")
+    random_stage.main(world / "params.yaml", "dcgan_svhn", world / "set", world / "random")
+    for name, discriminator in (
+        ("trained", network("discriminator_svhn", seed=4)),
+        ("random", random_discriminator(architecture, RandomFeatures(seed=6, initial_std=0.1))),
+    ):
+        expected = world / f"expected {name}"
+        arguments = {"config": CONFIG, "compute": FP32, "scratch": world / "scratch" / name}
+        discriminator_features(discriminator, images, expected, **arguments)
+        for path in expected.iterdir():
+            assert path.read_bytes() == (world / name / path.name).read_bytes()
+    left = [path.name for path in (world / "scratch").iterdir() if path.name not in ("trained", "random")]
+    assert not left, "the scratch folders go away"
+
+
+def test_a_run_without_colour_networks_has_no_random_discriminator(world: Path):
+    with pytest.raises(InputError, match=r"train\.runs\.dcgan_mnist\.architecture: no key 'dcgan_mnist'"):
+        random_stage.main(world / "params.yaml", "dcgan_mnist", world / "set", world / "random")

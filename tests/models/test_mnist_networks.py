@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.core.seeding import torch_stream
 from pipeline.models import mnist
-from pipeline.models.build import Architecture, build_discriminator, build_generator
+from pipeline.models.build import MnistArchitecture, build_discriminator, build_generator
 from pipeline.models.layers import BatchNorm, Down, Linear, Reshape, Up, initialise
 
 # (what enters, the labels included; weights; batch norm; activation; what leaves)
@@ -212,7 +212,7 @@ def test_the_output_depends_on_the_batch_mates(name: str):
 
 @pytest.mark.parametrize(("name", "filters"), [("dcgan_mnist", 64), ("gan_mnist", 0)])
 def test_build_gives_the_networks_of_the_architecture(name: str, filters: int):
-    architecture = Architecture(name=name, z_dim=100, filters=filters, hidden=1024)
+    architecture = MnistArchitecture(name=name, z_dim=100, filters=filters, hidden=1024)
     prefix = name.removesuffix("mnist")
     for network, rows in (
         (build_generator(architecture), ROWS[f"{prefix}generator"]),
@@ -222,13 +222,13 @@ def test_build_gives_the_networks_of_the_architecture(name: str, filters: int):
 
 
 def test_build_passes_every_width_on():
-    architecture = Architecture(name="dcgan_mnist", z_dim=6, filters=4, hidden=16)
+    architecture = MnistArchitecture(name="dcgan_mnist", z_dim=6, filters=4, hidden=16)
     shapes = [tuple(weight.shape) for weight in build_generator(architecture).parameters()]
     assert shapes == [(16, 16), (392, 26), (18, 4, 5, 5), (14, 1, 5, 5)]
     assert any(isinstance(part, Reshape) for part in build_generator(architecture).modules())
     shapes = [tuple(weight.shape) for weight in build_discriminator(architecture).parameters()]
     assert shapes == [(4, 11, 5, 5), (8, 14, 5, 5), (16, 402), (1, 26)]
-    fully_connected = Architecture(name="gan_mnist", z_dim=6, filters=0, hidden=16)
+    fully_connected = MnistArchitecture(name="gan_mnist", z_dim=6, filters=0, hidden=16)
     shapes = [tuple(weight.shape) for weight in build_generator(fully_connected).parameters()]
     assert shapes == [(16, 16), (16, 26), (784, 26)]
     assert not any(isinstance(part, BatchNorm) for part in build_generator(fully_connected).layers[-1].modules())

@@ -11,7 +11,7 @@ import torch
 from pipeline.core.errors import InputError
 from pipeline.core.seeding import torch_stream
 from pipeline.models import mnist, store
-from pipeline.models.build import Architecture, read_architecture
+from pipeline.models.build import MnistArchitecture, read_architecture
 from pipeline.models.layers import initialise
 
 
@@ -135,7 +135,7 @@ def test_model_folder_round_trip(tmp_path: Path):
     store.write_model(model, tensors, RUN, {"history": history})
     assert sorted(path.name for path in model.iterdir()) == ["history.parquet", "networks.safetensors", "run.json"]
     assert store.read_run(model) == RUN
-    assert read_architecture(model) == Architecture(name="dcgan_mnist", z_dim=6, filters=4, hidden=16)
+    assert read_architecture(model) == MnistArchitecture(name="dcgan_mnist", z_dim=6, filters=4, hidden=16)
     read = store.read_tensors(model / store.NETWORKS_FILE)
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     pd.testing.assert_frame_equal(pd.read_parquet(model / "history.parquet"), history)

@@ -24,22 +24,31 @@ def tiny_params() -> dict:
     values["compute"] |= {"threads": 1, "precision": "fp32"}
     fetch = {name: source["rendered"] for name, source in values["fetch"].items() if "rendered" in source}
     fetch["cifar10"] |= {"n_train": 100, "n_test": 20}
-    fetch["svhn"] |= {"n_train": 40, "n_test": 20}
+    fetch["svhn"] |= {"n_train": 120, "n_test": 20}
     fetch["lsun"] |= {"n_train": 60, "n_validation": 6, "n_planted": 14, "n_mirrored": 4}
     fetch["imagenet"] |= {"n_train": 32, "n_validation": 16}
     fetch["faces"] |= {"n_scenes": 12, "n_without_face": 8, "test_share": 0.5}
     fetch["neardup"] |= {"n_groups": 4, "n_distractors": 4}
     for name in ("cifar10", "svhn"):
         values["assemble"][name] |= {key: fetch[name][key] for key in ("n_train", "n_test")}
+    values["assemble"]["svhn"]["n_validation"] = 40
     values["face_accuracy"] |= {"scale_factors": [1.2], "min_neighbours": [3], "min_sizes": [60], "max_photos": None}
     values["hash_model"] |= {"epochs": 2}
     values["dedup"] |= {"max_constant_units": 1.0, "min_distinct_codes": 0.0, "max_group_share": 1.0}
     values["sheet"] |= {"n_images": 10}
-    for run in values["train"]["runs"].values():
-        run["architecture"] |= {"filters": 4, "hidden": 16, "z_dim": 8}
-        run |= {"seeds": [0, 1], "batch_size": 500, "constant_epochs": 1, "decay_epochs": 1}
-        run["selection"] = {"every_epochs": 1, "batch_size": 100, "n_images": [100]}
-    values["train"]["log_every_steps"] = 2
+    for name, run in values["train"]["runs"].items():
+        run["architecture"] |= {"filters": 4, "z_dim": 8}
+        run |= {"batch_size": 6, "constant_epochs": 1, "decay_epochs": 1}
+        if name in ("gan_mnist", "dcgan_mnist"):
+            run["architecture"]["hidden"] = 16
+            run |= {"seeds": [0, 1], "batch_size": 500}
+            run["selection"] = {"every_epochs": 1, "batch_size": 100, "n_images": [100]}
+    values["train"] |= {"log_every_steps": 2, "n_samples": 10}
+    values["kmeans"] |= {"n_maps": 8, "n_patches": 500, "iterations": 5, "batch_size": 100}
+    values["probe"]["cifar10"] |= {"n_validation": 40, "C": [0.001, 0.01], "labels_per_class": [2, 4]}
+    values["probe"]["svhn"] |= {"C": [0.001, 0.01], "labels_per_class": [2], "draws_to_test": 3}
+    values["pixel_neighbours"] |= {"labels_per_class": 2, "k": [1, 3], "draws_to_test": 2}
+    values["supervised_cnn"] |= {"n_trials": 2, "filters": 4, "labels_per_class": 2, "max_epochs": 2}
     values["neighbours"] = {"batch_size": 100, "n_images": [100, 300], "n_images_last_epoch": [100]}
     return values
 
@@ -49,15 +58,18 @@ def call_stage(cmd: str) -> None:
     words = shlex.split(cmd.replace("exec ", "").replace("${GAN_LAUNCH:-}", ""))
     assert words[:2] == ["python", "-m"], cmd
     main = importlib.import_module(words[2]).main
-    parameters = list(inspect.signature(main).parameters.values())
-    arguments: list = []
-    for number, parameter in enumerate(parameters):
-        rest = words[3 + number :]
+    arguments = words[3:]
+    options = {}
+    while len(arguments) > 2 and arguments[-2].startswith("--"):
+        options[arguments[-2].removeprefix("--")] = Path(arguments[-1])
+        del arguments[-2:]
+    given: list = []
+    for number, parameter in enumerate(inspect.signature(main).parameters.values()):
         if parameter.annotation == list[Path]:
-            arguments.append([Path(word) for word in rest])
-        else:
-            arguments.append(parameter.annotation(rest[0]))
-    main(*arguments)
+            given.append([Path(word) for word in arguments[number:]])
+        elif number < len(arguments):
+            given.append(parameter.annotation(arguments[number]))
+    main(*given, **options)
 
 
 def run_graph(folder: Path) -> dict[str, str]:
@@ -147,7 +159,7 @@ def test_every_image_is_accounted_for(two_runs):
     counts = table[table["unit"] == "images"].pivot_table(index="row", columns="column", values="measured")
     assert len(counts) == 9
     assert (counts["in"] == counts["out"] + counts["rejected"] + counts["duplicates"]).all()
-    asked = {"MNIST": 5000, "CIFAR-10": 120, "SVHN": 60, papers.LSUN: 60 + 6 + 14 + 4, "Near-duplicates": 4 * 19 + 4}
+    asked = {"MNIST": 5000, "CIFAR-10": 120, "SVHN": 140, papers.LSUN: 60 + 6 + 14 + 4, "Near-duplicates": 4 * 19 + 4}
     asked |= {"ImageNet 32 x 32": 48, "ImageNet 128 x 128": 48}
     assert counts.loc[list(asked), "in"].to_dict() == asked  # nothing was lost before it was counted
     assert counts.loc[papers.LSUN_DEDUP, "in"] == counts.loc[papers.LSUN, "out"]

@@ -12,14 +12,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pipeline.core.compute import Compute, precision_in_force
+from pipeline.core.compute import Compute, autocast, precision_in_force
 from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet
-from pipeline.models.build import Architecture
+from pipeline.models.build import MnistArchitecture, uniform_z
 from pipeline.training import adversarial, checkpoint
 from pipeline.training.adversarial import Run, Selection, ValidationScore
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import RunState
+from pipeline.training.updates import update_discriminator, update_generator
 
 COMPUTE = Compute(device="cpu", threads=1, precision="fp32")
 
@@ -42,13 +43,16 @@ def tiny_run(**changes: object) -> Run:
         initial_std=0.02,
         updates="alternate",
         log_every_steps=5,
+        n_samples=20,
         dataset="mnist",
-        architecture=Architecture(name="gan_mnist", z_dim=5, filters=0, hidden=16),
+        architecture=MnistArchitecture(name="gan_mnist", z_dim=5, filters=0, hidden=16),
         seeds=[0, 3],
         batch_size=16,
         constant_epochs=2,
         decay_epochs=2,
         l2=2.5e-5,
+        sample_every_epochs=3,
+        released=None,
         selection=Selection(every_epochs=2, batch_size=10, n_images=[10, 20]),
     )
     return dataclasses.replace(run, **changes)
@@ -62,7 +66,7 @@ def digits(n: int = 56) -> ImageSet:
 
 
 def batches_of(run: Run) -> Batches:
-    return Batches(digits(), "train", classes=10, batch_size=run.batch_size, seed=0, device="cpu")
+    return Batches(digits(), "train", run.architecture, batch_size=run.batch_size, seed=0, device="cpu")
 
 
 def score_by_weights(generator: nn.Module, seed: int) -> list[ValidationScore]:
@@ -108,16 +112,16 @@ def test_both_updates_the_discriminator_first_and_the_generator_against_the_new_
     adversarial.training_step(state, run, COMPUTE, batches_of(run), 0, 0)
     by_hand = adversarial.initial_networks(run, COMPUTE, 0)
     batch = batches_of(run).batch(0)
-    z = adversarial.uniform_z(16, 5, torch_stream(0, "z", 0))
-    context = adversarial.autocast(COMPUTE)
-    adversarial.update_discriminator(by_hand, batch.images, batch.labels, z, context)
-    adversarial.update_generator(by_hand, batch.labels, z, context)
+    z = uniform_z(16, 5, torch_stream(0, "z", 0))
+    context = autocast(COMPUTE)
+    update_discriminator(by_hand, batch.images, z, *batch.condition, autocast=context)
+    update_generator(by_hand, z, *batch.condition, autocast=context)
     for got, expected in zip(state.networks.generator.parameters(), by_hand.generator.parameters(), strict=True):
         assert torch.equal(got, expected)
 
 
 def test_z_is_uniform_between_minus_1_and_1():
-    z = adversarial.uniform_z(2000, 50, torch_stream(0, "z"))
+    z = uniform_z(2000, 50, torch_stream(0, "z"))
     assert z.shape == (2000, 50)
     assert z.dtype == torch.float32
     assert z.min().item() == pytest.approx(-1, abs=1e-3)
@@ -172,7 +176,7 @@ def test_adam_is_the_papers():
 
 
 def test_initial_networks_follow_the_seed_and_the_std():
-    run = tiny_run(architecture=Architecture(name="gan_mnist", z_dim=5, filters=0, hidden=64))
+    run = tiny_run(architecture=MnistArchitecture(name="gan_mnist", z_dim=5, filters=0, hidden=64))
     first, again, other = (adversarial.initial_networks(run, COMPUTE, seed) for seed in (0, 0, 1))
     for name in ("generator", "discriminator"):
         for a, b, c in zip(*(getattr(n, name).parameters() for n in (first, again, other)), strict=True):
@@ -285,6 +289,8 @@ def outcome(trained: adversarial.Trained, scratch: Path) -> dict[str, str]:
         "tensors": safetensors.torch.save({name: tensor.contiguous() for name, tensor in trained.tensors.items()}),
         "history": trained.history.to_csv(float_format="%.17g").encode(),
         "validation": trained.validation.to_csv(float_format="%.17g").encode(),
+        "health": trained.health.to_csv(float_format="%.17g").encode(),
+        "samples": trained.samples.tobytes() + trained.sample_epochs.tobytes(),
         "steps": str(trained.steps).encode(),
     } | {path.name: path.read_bytes() for path in scratch.glob("*.safetensors")}
     return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -296,12 +302,12 @@ def run_with_kills(
     """Train, breaking off before each (seed, step) of ``kills`` in turn and resuming; also every step that was run."""
     waiting, ran, step_of = [*kills], [], adversarial.training_step
 
-    def breakable(state, run, compute, batches, seed, step):
+    def breakable(state, run, compute, batches, seed, step, *, measured):
         if waiting and waiting[0] == (seed, step):
             waiting.pop(0)
             raise KilledError
         ran.append((seed, step))
-        step_of(state, run, compute, batches, seed, step)
+        step_of(state, run, compute, batches, seed, step, measured=measured)
 
     with patch.context() as patched:
         patched.setattr(adversarial, "training_step", breakable)
@@ -322,7 +328,7 @@ def test_resumed_equals_unbroken(
     compute = Compute(device="cpu", threads=1, precision=precision)
     if precision == "auto" and precision_in_force(compute) == "fp32":
         pytest.skip("no native bf16 here: auto is fp32")
-    architecture = Architecture(name=name, z_dim=5, filters=4 if name == "dcgan_mnist" else 0, hidden=16)
+    architecture = MnistArchitecture(name=name, z_dim=5, filters=4 if name == "dcgan_mnist" else 0, hidden=16)
     run = tiny_run(updates=updates, architecture=architecture)
     unbroken = adversarial.train(digits(), run, compute, tmp_path / "unbroken", score_by_weights)
     monkeypatch.setattr(checkpoint.CheckpointClock, "due", lambda _self: True)

@@ -9,12 +9,12 @@ import torch
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.errors import InputError
 from pipeline.core.seeding import torch_stream
-from pipeline.models.build import Architecture
+from pipeline.models.build import MnistArchitecture, uniform_z
 from pipeline.models.store import named_tensors, write_tensors
 from pipeline.training import checkpoint
-from pipeline.training.adversarial import Run, Selection, initial_networks, uniform_z
+from pipeline.training.adversarial import Run, Selection, initial_networks
 from pipeline.training.checkpoint import CheckpointClock, RunState, restore, save
-from pipeline.training.updates import update_discriminator, update_generator
+from pipeline.training.updates import gradient_norm, update_discriminator, update_generator
 
 COMPUTE = Compute(device="cpu", threads=1, precision="fp32")
 
@@ -28,13 +28,16 @@ def run_of(hidden: int = 16, name: str = "gan_mnist") -> Run:
         initial_std=0.02,
         updates="both",
         log_every_steps=10,
+        n_samples=4,
         dataset="mnist",
-        architecture=Architecture(name=name, z_dim=5, filters=4 if name == "dcgan_mnist" else 0, hidden=hidden),
+        architecture=MnistArchitecture(name=name, z_dim=5, filters=4 if name == "dcgan_mnist" else 0, hidden=hidden),
         seeds=[0],
         batch_size=6,
         constant_epochs=1,
         decay_epochs=0,
         l2=2.5e-5,
+        sample_every_epochs=1,
+        released=None,
         selection=Selection(every_epochs=1, batch_size=10, n_images=[10]),
     )
 
@@ -48,17 +51,23 @@ def advance(state: RunState, steps: int) -> None:
     for _ in range(steps):
         real = torch.rand(6, 1, 28, 28, generator=torch_stream(0, "real", state.step))
         z, labels = uniform_z(6, 5, torch_stream(0, "z", state.step)), torch.eye(10)[:6]
-        state.add("d", update_discriminator(state.networks, real, labels, z, autocast(COMPUTE)))
-        state.add("g", update_generator(state.networks, labels, z, autocast(COMPUTE)))
+        state.add("d", update_discriminator(state.networks, real, z, labels, autocast=autocast(COMPUTE)))
+        state.add("d_gradient", gradient_norm(state.networks.discriminator))
+        state.add("g", update_generator(state.networks, z, labels, autocast=autocast(COMPUTE)))
+        state.add("g_gradient", gradient_norm(state.networks.generator))
         state.step += 1
 
 
 def worked_state(**kind: object) -> RunState:
-    """Three steps, a row of the history, a validation, and two more steps in the running sums."""
+    """Three steps, a row of the history, a validation, samples, and two more steps in the running sums."""
     state = fresh_state(**kind)
     advance(state, 3)
     state.log(seed=0, epoch=0, learning_rate=0.1 + 0.2)
     state.validation = [{"seed": 0, "epoch": 1, "n_images": 10, "error_percent": 1 / 3, "mean_distance": 2 / 7}]
+    state.health = [{"seed": 0, "epoch": 1, "diversity": 1 / 7, "collapsed": True}]
+    for epoch in (1, 2, 10):
+        stream = torch_stream(0, "samples", epoch)
+        state.samples[str(epoch)] = torch.randint(0, 256, (4, 28, 28, 1), generator=stream, dtype=torch.uint8)
     state.best = {k: v.clone() for k, v in named_tensors("generator", state.networks.generator).items()}
     advance(state, 2)
     return state
@@ -67,6 +76,7 @@ def worked_state(**kind: object) -> RunState:
 def everything(state: RunState) -> dict[str, torch.Tensor]:
     tensors = {f"best/{name}": tensor for name, tensor in state.best.items()}
     tensors |= {f"sums/{name}": tensor for name, tensor in state.sums.items()}
+    tensors |= {f"samples/{epoch}": images for epoch, images in state.samples.items()}
     for name in ("generator", "discriminator"):
         tensors |= named_tensors(name, getattr(state.networks, name))
         for number, values in getattr(state.networks, f"{name}_adam").state_dict()["state"].items():
@@ -80,7 +90,7 @@ def assert_same(state: RunState, other: RunState) -> None:
     for name, tensor in mine.items():
         assert tensor.dtype == theirs[name].dtype, name
         assert torch.equal(tensor, theirs[name]), name
-    for field in ("step", "history", "validation", "counts"):
+    for field in ("step", "history", "validation", "health", "counts"):
         assert getattr(state, field) == getattr(other, field), field
 
 
@@ -92,7 +102,7 @@ def test_everything_comes_back(tmp_path: Path, name: str):
     restore(path, restored)
     assert_same(restored, state)
     assert {int(values["step"]) for values in state.networks.generator_adam.state_dict()["state"].values()} == {5}
-    assert state.counts == {"d": 2, "g": 2}
+    assert state.counts == {"d": 2, "d_gradient": 2, "g": 2, "g_gradient": 2}
     advance(state, 3)
     advance(restored, 3)
     assert_same(restored, state)
@@ -119,7 +129,7 @@ def test_nan_in_the_history_comes_back(tmp_path: Path):
     restore(path, restored)
     (row,) = restored.history
     assert all(
-        row[key] != row[key] for key in ("d_loss", "g_loss", "d_real", "d_fake")
+        row[key] != row[key] for key in ("d_loss", "g_loss", "d_real", "d_fake", "d_gradient", "g_gradient")
     )  # NaN alone differs from itself
     assert row["learning_rate"] == 0.0002
 

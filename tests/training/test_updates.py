@@ -11,14 +11,14 @@ from torch import nn
 
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.seeding import torch_stream
-from pipeline.models.build import Architecture
-from pipeline.training.adversarial import Run, Selection, initial_networks, uniform_z
+from pipeline.models.build import Architecture, MnistArchitecture, uniform_z
+from pipeline.training.adversarial import Run, initial_networks
 from pipeline.training.updates import Networks, update_discriminator, update_generator
 
 FP32 = Compute(device="cpu", threads=1, precision="fp32")
 BF16 = Compute(device="cpu", threads=1, precision="bf16")
-DCGAN = Architecture(name="dcgan_mnist", z_dim=8, filters=4, hidden=16)
-GAN = Architecture(name="gan_mnist", z_dim=8, filters=0, hidden=16)
+DCGAN = MnistArchitecture(name="dcgan_mnist", z_dim=8, filters=4, hidden=16)
+GAN = MnistArchitecture(name="gan_mnist", z_dim=8, filters=0, hidden=16)
 RATE, L2 = 0.0002, 2.5e-5
 Weights = list[torch.Tensor]
 
@@ -41,6 +41,7 @@ def run_of(architecture: Architecture, *, updates: str = "alternate", l2: float 
         initial_std=std,
         updates=updates,
         log_every_steps=10,
+        n_samples=4,
         dataset="mnist",
         architecture=architecture,
         seeds=[0],
@@ -48,7 +49,9 @@ def run_of(architecture: Architecture, *, updates: str = "alternate", l2: float 
         constant_epochs=1,
         decay_epochs=0,
         l2=l2,
-        selection=Selection(every_epochs=1, batch_size=10, n_images=[10]),
+        sample_every_epochs=1,
+        selection=None,
+        released=None,
     )
 
 
@@ -142,7 +145,7 @@ def test_discriminator_update_is_the_plain_one(architecture: Architecture, n_upd
     expected, loss, (p_real, p_fake) = plain_update("d", networks, n_updates=n_updates)
     real, labels, z = example()
     for _ in range(n_updates):
-        numbers = update_discriminator(networks, real, labels, z, autocast(FP32))
+        numbers = update_discriminator(networks, real, z, labels, autocast=autocast(FP32))
     assert numbers.tolist() == pytest.approx([loss, p_real, p_fake], rel=1e-5)
     for now, then, plain in zip(networks.discriminator.parameters(), start, expected, strict=True):
         assert_same_weights(now, plain)
@@ -157,7 +160,7 @@ def test_generator_update_is_the_plain_one(architecture: Architecture, n_updates
     expected, loss, _ = plain_update("g", networks, n_updates=n_updates)
     _, labels, z = example()
     for _ in range(n_updates):
-        numbers = update_generator(networks, labels, z, autocast(FP32))
+        numbers = update_generator(networks, z, labels, autocast=autocast(FP32))
     assert numbers.shape == (1,)
     assert numbers.item() == pytest.approx(loss, rel=1e-5)
     for now, then, plain in zip(networks.generator.parameters(), start, expected, strict=True):
@@ -168,7 +171,8 @@ def test_generator_update_is_the_plain_one(architecture: Architecture, n_updates
 def test_discriminator_update_changes_the_discriminator_alone():
     networks = initial_networks(run_of(DCGAN), FP32, seed=0)
     g, d = weights_of(networks.generator), weights_of(networks.discriminator)
-    numbers = update_discriminator(networks, *example(), autocast(FP32))
+    real, labels, z = example()
+    numbers = update_discriminator(networks, real, z, labels, autocast=autocast(FP32))
     assert all(unchanged(networks.generator, g))
     assert not any(unchanged(networks.discriminator, d))
     assert all(weight.grad is None for weight in networks.generator.parameters())
@@ -180,7 +184,7 @@ def test_generator_update_changes_the_generator_alone():
     networks = initial_networks(run_of(DCGAN), FP32, seed=0)
     g, d = weights_of(networks.generator), weights_of(networks.discriminator)
     _, labels, z = example()
-    numbers = update_generator(networks, labels, z, autocast(FP32))
+    numbers = update_generator(networks, z, labels, autocast=autocast(FP32))
     assert all(unchanged(networks.discriminator, d))
     assert not any(unchanged(networks.generator, g))
     assert all(weight.requires_grad for weight in networks.discriminator.parameters())
@@ -193,10 +197,10 @@ def test_gradients_do_not_pile_up():
     """A generator update between two discriminator updates leaves no trace in the second one's gradient."""
     real, labels, z = example()
     networks = initial_networks(dataclasses.replace(run_of(DCGAN), learning_rate=1e-30), FP32, seed=0)
-    update_discriminator(networks, real, labels, z, autocast(FP32))
+    update_discriminator(networks, real, z, labels, autocast=autocast(FP32))
     first = [weight.grad.clone() for weight in networks.discriminator.parameters()]
-    update_generator(networks, labels, z, autocast(FP32))
-    update_discriminator(networks, real, labels, z, autocast(FP32))
+    update_generator(networks, z, labels, autocast=autocast(FP32))
+    update_discriminator(networks, real, z, labels, autocast=autocast(FP32))
     for weight, gradient in zip(networks.discriminator.parameters(), first, strict=True):
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-8)
 
@@ -209,7 +213,7 @@ def test_l2_is_added_to_the_gradient_before_adam():
     networks = initial_networks(run_of(DCGAN, std=0.02), FP32, seed=0)
     start = weights_of(networks.generator)
     for _ in range(3):
-        update_generator(networks, torch.zeros(12, 10), torch.zeros(12, 8), autocast(FP32))
+        update_generator(networks, torch.zeros(12, 8), torch.zeros(12, 10), autocast=autocast(FP32))
     for now, then in zip(networks.generator.parameters(), start, strict=True):
         assert torch.count_nonzero(now.grad) == 0
         for place in range(0, then.numel(), max(1, then.numel() // 7)):
@@ -229,7 +233,7 @@ def test_l2_is_added_to_the_gradient_before_adam():
 def test_without_l2_and_gradient_nothing_moves():
     networks = initial_networks(run_of(DCGAN, l2=0.0), FP32, seed=0)
     start = weights_of(networks.generator)
-    update_generator(networks, torch.zeros(12, 10), torch.zeros(12, 8), autocast(FP32))
+    update_generator(networks, torch.zeros(12, 8), torch.zeros(12, 10), autocast=autocast(FP32))
     assert all(unchanged(networks.generator, start))
 
 
@@ -248,9 +252,9 @@ def test_bf16_update_is_close_to_the_fp32_one(which: str, architecture: Architec
         network = networks.discriminator if which == "d" else networks.generator
         start = weights_of(network)
         if which == "d":
-            losses.append(update_discriminator(networks, real, labels, z, autocast(compute))[0].item())
+            losses.append(update_discriminator(networks, real, z, labels, autocast=autocast(compute))[0].item())
         else:
-            losses.append(update_generator(networks, labels, z, autocast(compute)).item())
+            losses.append(update_generator(networks, z, labels, autocast=autocast(compute)).item())
         assert all(weight.dtype == weight.grad.dtype == torch.float32 for weight in network.parameters())
         gradients.append(torch.cat([weight.grad.flatten() for weight in network.parameters()]))
         moves.append(torch.cat([(w.detach() - s).flatten() for w, s in zip(network.parameters(), start, strict=True)]))

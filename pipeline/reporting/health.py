@@ -1,0 +1,90 @@
+"""Training runs and their health, from the model folders: losses, gradients, diversity, and whether a run collapsed."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.models.store import read_run
+
+ENDS = ("d_loss", "g_loss", "d_real", "d_fake")
+NONE = "-"
+
+
+def split(models: list[Path]) -> tuple[list[Path], list[str]]:
+    """The models that this profile has, and the names of those that it has not trained."""
+    return [model for model in models if model.exists()], [model.name for model in models if not model.exists()]
+
+
+def runs_table(models: list[Path]) -> list[str]:
+    """Markdown: steps, the epochs chosen on validation images, and the last losses; means over the seeds."""
+    trained, missing = split(models)
+    lines = [
+        "| run | seeds | steps | epochs chosen | D loss, end | G loss, end | D(x), end | D(G(z)), end |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for model in trained:
+        run = read_run(model)
+        validation, history = _table(model, "validation"), _table(model, "history")
+        chosen = "released arrays, not trained here" if "released" in run else "last"  # unless validation chose
+        if len(validation):
+            chosen = ", ".join(map(str, validation[validation["chosen"]].groupby("seed")["epoch"].first()))
+        ends = " | ".join(_end(history, name) for name in ENDS)
+        seeds = ", ".join(map(str, run["params"]["seeds"]))
+        lines.append(f"| {run['run']} | {seeds} | {run['steps']:,} | {chosen} | {ends} |")
+    return [*lines, *_not_run(missing)]
+
+
+def health_table(models: list[Path]) -> list[str]:
+    """Markdown: gradient norms at the end, diversity of generated images, and in words whether a run collapsed."""
+    trained, missing = split(models)
+    lines = [
+        "| run | D gradient, end | G gradient, end | diversity, end | lowest diversity | health |",
+        "| --- | ---: | ---: | ---: | --- | --- |",
+    ]
+    for model in trained:
+        history, health = _table(model, "history"), _table(model, "health")
+        gradients = " | ".join(_end(history, name) for name in ("d_gradient", "g_gradient"))
+        cells = f"{_end(health, 'diversity')} | {_lowest(health)} | {verdict(health)}"
+        lines.append(f"| {read_run(model)['run']} | {gradients} | {cells} |")
+    return [*lines, *_not_run(missing)]
+
+
+def verdict(health: pd.DataFrame) -> str:
+    """In words, from rows (seed, epoch, diversity, collapsed): which seeds collapsed, when, and whether for good.
+
+    Epochs are counted as done; not every one has a row, so a collapse is dated by the first row that shows it.
+    """
+    if health.empty:
+        return "no record"
+    told = []
+    for seed, rows in health.groupby("seed", sort=True):
+        collapsed = rows.sort_values("epoch", kind="stable")["collapsed"].to_numpy(dtype=bool)
+        if not collapsed.any():
+            continue
+        first = rows.sort_values("epoch", kind="stable")["epoch"].iloc[int(collapsed.argmax())]
+        end = "" if collapsed[-1] else ", not at the end"
+        told.append(f"**collapsed after epoch {first}**{end} (seed {seed})")
+    return "; ".join(told) or "no collapse"
+
+
+def _table(model: Path, name: str) -> pd.DataFrame:
+    """A table of a model folder; empty where the run kept none, such as one whose networks were released."""
+    path = model / f"{name}.parquet"
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def _end(table: pd.DataFrame, name: str) -> str:
+    """Mean over the seeds of the last number of each; a row has none for a network that was not updated."""
+    ends = table.groupby("seed")[name].last() if name in table else pd.Series(dtype=float)
+    return NONE if ends.isna().all() else f"{ends.mean():.3f}"
+
+
+def _lowest(health: pd.DataFrame) -> str:
+    if health.empty or health["diversity"].isna().all():
+        return NONE
+    lowest = health.sort_values(["diversity", "seed", "epoch"], kind="stable").iloc[0]
+    return f"{lowest['diversity']:.3f} after epoch {lowest['epoch']:.0f}"
+
+
+def _not_run(missing: list[str]) -> list[str]:
+    return ["", f"Not run in this profile: {', '.join(missing)}."] if missing else []
