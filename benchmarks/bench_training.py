@@ -20,7 +20,7 @@ from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import ImageSet
 from pipeline.models import dcgan
 from pipeline.models.build import Architecture, ColourArchitecture, MnistArchitecture, conditioned, sides
-from pipeline.training.adversarial import Run, initial_networks, training_step
+from pipeline.training.adversarial import Run, Selection, initial_networks, training_step
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import RunState
 
@@ -31,6 +31,8 @@ TARGET_DIGITS, TARGET_COLOUR = 2.0, 1.6
 
 
 def run_of(architecture: Architecture) -> Run:
+    digits = conditioned(architecture)
+    selection = Selection(every_epochs=100, batch_size=500, n_images=[1000]) if digits else None
     return Run(
         beta1=0.5,
         beta2=0.999,
@@ -48,7 +50,7 @@ def run_of(architecture: Architecture) -> Run:
         decay_epochs=100,
         l2=2.5e-5,
         sample_every_epochs=100,
-        selection=None,
+        selection=selection,
         released=None,
     )
 

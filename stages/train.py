@@ -21,11 +21,12 @@ def main(params_file: Path, name: str, images: Path, out: Path, curves: Path, sa
     machine = params.load(params_file, compute.Compute, own="compute")
     compute.set_up(machine)
     image_set = open_set(images)
-    record = {"run": name, "params": asdict(run), **compute.record(machine)}
+    record = {"run": name, "params": asdict(run), "processes": ranks.world_size(), **compute.record(machine)}
     if run.released is not None:
         taken = take_released(run, run.released, f"{params_file}, train.runs.{name}")
         record |= {"steps": 0, "n_images": 0, "released": taken.listing, "discriminator_rows": taken.discriminator_rows}
-        write(adversarial.nothing_trained(run, taken.tensors), record, out, curves, samples)
+        if ranks.is_first():
+            write(adversarial.nothing_trained(run, taken.tensors), record, out, curves, samples)
         return
     with (
         scratch(
@@ -42,7 +43,7 @@ def main(params_file: Path, name: str, images: Path, out: Path, curves: Path, sa
         record |= {"steps": trained.steps, "n_images": len(image_set.rows("train"))}
         if ranks.is_first():
             write(trained, record, out, curves, samples)
-        stage.counted(images=trained.steps * run.batch_size)
+        stage.counted(images=trained.images)
 
 
 def score_of(run: adversarial.Run, image_set: ImageSet, machine: compute.Compute) -> adversarial.ScoreFunction | None:

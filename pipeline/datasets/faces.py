@@ -20,6 +20,7 @@ from annotated_types import Ge, Gt, Le
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_directory, whole_file
+from pipeline.core.gan_data import data_folder
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.core.seeding import numpy_stream
@@ -37,7 +38,6 @@ from pipeline.datasets.archives import (
 from pipeline.datasets.decode import Decoding, Rejected, decode
 from pipeline.datasets.in_place import check_pins, content_folder, open_archive, read_record
 from pipeline.datasets.photo_tables import BOX, PhotoTables, read_tables
-from pipeline.core.gan_data import data_folder
 from pipeline.datasets.workers import parallel
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from annotated_types import Ge, Len
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_directory
+from pipeline.core.gan_data import data_folder
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.datasets.archives import Archive, Chunk, IlsvrcTar, ImageFolder, LmdbImages, PhotoFolder
-from pipeline.core.gan_data import data_folder
 from pipeline.datasets.workers import parallel
 
 RECORD = "in_place.json"

@@ -7,6 +7,7 @@ Also the folders that features lie in, whatever made them: ``SPLIT.npy`` for eac
 """
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,25 +107,36 @@ def batch_statistics(
     """
     layers = map_rows(discriminator)
     check_images(layers, image_set)
+
+    def batches() -> Iterator[torch.Tensor]:
+        with Progress("batch-norm statistics", total=len(rows), unit="images") as progress:
+            for images in _batches(image_set, rows, batch_size, compute.device):
+                yield images
+                progress.advance(len(images))
+
+    return statistics_over(layers, batches(), compute)
+
+
+@torch.inference_mode()
+def statistics_over(layers: nn.Sequential, batches: Iterable[torch.Tensor], compute: Compute) -> Statistics:
+    """:func:`batch_statistics` over batches of images (B, C, H, W) in [-1, 1]; empty without batch norm."""
     parts = [part for row in layers for part in row.children()]
     sums = [torch.zeros(2, len(part.gain), dtype=torch.float64) for part in parts if isinstance(part, AffineBatchNorm)]
-    batches = 0
-    with Progress("batch-norm statistics", total=len(rows), unit="images") as progress:
-        for images in _batches(image_set, rows, batch_size, compute.device):
-            x, found = images, []
-            with autocast(compute):
-                for part in parts:
-                    if isinstance(part, AffineBatchNorm):
-                        x, mean, variance = part.with_moments(x)
-                        found.append(torch.stack([mean, variance]).double().cpu())
-                    else:
-                        x = part(x)
-            sums = [total + moments for total, moments in zip(sums, found, strict=True)]
-            batches += 1
-            progress.advance(len(images))
-    return tuple(
-        Moments(mean=mean.numpy(), variance=variance.numpy()) for mean, variance in (s / batches for s in sums)
-    )
+    if not sums:
+        return ()
+    n_batches = 0
+    for images in batches:
+        x, waiting = images, iter(sums)
+        with autocast(compute):
+            for part in parts:
+                if isinstance(part, AffineBatchNorm):
+                    x, mean, variance = part.with_moments(x)
+                    next(waiting).add_(torch.stack([mean, variance]).double().cpu())
+                else:
+                    x = part(x)
+        n_batches += 1
+    means = [(total / n_batches).numpy() for total in sums]
+    return tuple(Moments(mean=mean, variance=variance) for mean, variance in means)
 
 
 class FixedConvolution(nn.Module):
@@ -360,12 +372,17 @@ class _GrowingFile:
         self.path, self._count = scratch / f"{name}.npy", scratch / f"{name}.rows"
         self._n_features, self._dtype = n_features, np.dtype(_stored(dtype))
         scratch.mkdir(parents=True, exist_ok=True)
-        self.done = int(self._count.read_text(encoding="utf-8")) if self.path.exists() and self._count.exists() else 0
-        with self.path.open("r+b" if self.done else "wb") as file:
-            # as numpy.save would write it
-            header = {"descr": _stored(dtype), "fortran_order": False, "shape": (n_rows, n_features)}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + self.done * n_features * self._dtype.itemsize)
+        header = io.BytesIO()  # as numpy.save would write it
+        shape = {"descr": _stored(dtype), "fortran_order": False, "shape": (n_rows, n_features)}
+        np.lib.format.write_array_header_1_0(header, shape)
+        done = int(self._count.read_text(encoding="utf-8")) if self.path.exists() and self._count.exists() else 0
+        n_bytes = header.tell() + done * n_features * self._dtype.itemsize
+        if done and self.path.stat().st_size < n_bytes:  # a crash of the machine kept the count and lost the rows
+            done, n_bytes = 0, header.tell()
+        self.done = done
+        with self.path.open("r+b" if done else "wb") as file:
+            file.write(header.getvalue())
+            file.truncate(n_bytes)
 
     def add(self, batch: np.ndarray, *, where: str) -> None:
         """Append the features of the next images."""

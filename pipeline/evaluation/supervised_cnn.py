@@ -29,9 +29,9 @@ from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet, open_set
 from pipeline.datasets.splits import labelled_subset
 from pipeline.datasets.workers import parallel
-from pipeline.evaluation.features import Moments, Statistics, with_fixed_statistics
+from pipeline.evaluation.features import Statistics, statistics_over, with_fixed_statistics
 from pipeline.models.dcgan import PAPER, SIDE, discriminator_svhn, to_signed
-from pipeline.models.layers import AffineBatchNorm, Flatten, Linear, initialise
+from pipeline.models.layers import Flatten, Linear, initialise
 
 IMAGE = (32, 32, 3)  # what D of the SVHN DCGAN takes
 STATISTICS_BATCH = 128
@@ -334,28 +334,12 @@ def _equal_parts(order: np.ndarray, at_most: int) -> list[np.ndarray]:
     return np.array_split(order, -(-len(order) // at_most))
 
 
-@torch.inference_mode()
 def training_statistics(network: Classifier, train: Labelled, seed: int, compute: Compute) -> Statistics:
     """Of each batch norm over the training images, without dropout; empty for a network without batch norm."""
-    parts = [part for row in network.maps for part in row.children()]
-    widths = [len(part.gain) for part in parts if isinstance(part, AffineBatchNorm)]
-    if not widths:
-        return ()
     # shuffled: a set may be sorted by class
     order = numpy_stream(seed, "supervised CNN statistics").permutation(len(train.labels))
-    batches = _equal_parts(order, STATISTICS_BATCH)
-    sums = [torch.zeros(2, width, dtype=torch.float64) for width in widths]
-    for chosen in batches:
-        x, waiting = to_signed(train.images[chosen], compute.device), iter(sums)
-        with autocast(compute):
-            for part in parts:
-                if isinstance(part, AffineBatchNorm):
-                    x, mean, variance = part.with_moments(x)
-                    next(waiting).add_(torch.stack([mean, variance]).double().cpu())
-                else:
-                    x = part(x)
-    means = [total.div_(len(batches)).numpy() for total in sums]
-    return tuple(Moments(mean=mean, variance=variance) for mean, variance in means)
+    parts = _equal_parts(order, STATISTICS_BATCH)
+    return statistics_over(network.maps, (to_signed(train.images[p], compute.device) for p in parts), compute)
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.reporting.drawing import Drawn, Metrics, canvas
+from pipeline.reporting.drawing import Drawn, Metrics, canvas, empty
 
 DUPLICATE_SETS = {"lsun": "near-duplicates planted in LSUN", "neardup": "altered photographs"}
 REPORT_HALF = "report"  # of the groups; radius and offsets were chosen on the other half
@@ -31,7 +31,7 @@ def duplicates(results: Path) -> Drawn:
     tables = {name: _rows(results / f"duplicates_{name}.parquet") for name in DUPLICATE_SETS}
     tables = {name: table[table["half"] == REPORT_HALF] for name, table in tables.items() if len(table)}
     if not tables:
-        return _empty("no image set with known near-duplicates in this profile")
+        return empty("no image set with known near-duplicates in this profile")
     figure, axes = canvas(rows=len(tables), columns=2, size=(11.0, 4.6 * len(tables)))
     metrics: Metrics = {}
     for (curve_axis, recall_axis), (name, table) in zip(
@@ -108,7 +108,7 @@ def faces(results: Path) -> Drawn:
     """Recall of the face detector by group, and precision and recall of the settings tried, on the reported half."""
     table = _rows(results / "face_accuracy.parquet")
     if not len(table):
-        return _empty("no photographs with true boxes in this profile")
+        return empty("no photographs with true boxes in this profile")
     table = table[table["half"] == TEST_HALF]
     figure, (group_axis, setting_axis) = canvas(columns=2, size=(11.0, 5.0))
     configured = table[table["configured"] & (table["n_true"] > 0)]
@@ -151,10 +151,3 @@ def _plain(whole: pd.DataFrame) -> pd.DataFrame:
     """The usual setting among those tried, for faces of any size: scale factor 1.1, five neighbours."""
     usual = whole[(whole["scale_factor"] == 1.1) & (whole["min_neighbours"] == 5) & ~whole["configured"]]
     return usual.sort_values("min_size", kind="stable")
-
-
-def _empty(text: str) -> Drawn:
-    figure, (axis,) = canvas(columns=1, size=(6.0, 1.0))
-    axis.set_axis_off()
-    axis.text(0.5, 0.5, text, ha="center", va="center")
-    return Drawn(figure=figure, metrics={"n_images": 0}, numbers=pd.DataFrame({"note": [text]}))

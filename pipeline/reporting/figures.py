@@ -1,6 +1,7 @@
 """Arrays in, one figure out, with the numbers behind it; no model is loaded here."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +78,14 @@ FIGURES: dict[str, Callable[[Path], Drawn]] = {
     "faces": dataset_figures.faces,
     "table1_probes": probe_figures.table1_probes,
     "table2_probes": probe_figures.table2_probes,
-    "training_samples": sample_figures.training_samples,
+    **{f"samples_{run}": partial(sample_figures.samples, run=run) for run in sample_figures.RUNS},
 }
 
 
 def curve_of(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and sample standard deviation over seeds at each number of images: n_images, error_percent, spread."""
+    """n_images, error_percent, spread: mean and sample standard deviation over seeds; one seed has no deviation."""
     chosen = results[results["network"] == "generator"].groupby("n_images", sort=True)["error_percent"]
-    return pd.DataFrame({"error_percent": chosen.mean(), "spread": chosen.std(ddof=1).fillna(0.0)}).reset_index()
+    return pd.DataFrame({"error_percent": chosen.mean(), "spread": chosen.std(ddof=1)}).reset_index()
 
 
 def read_sheet(path: Path) -> dict[str, np.ndarray]:

@@ -16,6 +16,14 @@ SHEETS = {
     "faces_rejected": "Detections that were left out",
 }
 
+SAMPLES = {  # run -> what it generates
+    "dcgan_lsun": "bedrooms",
+    "dcgan_faces": "faces",
+    "dcgan_imagenet": "photographs of ImageNet",
+    "dcgan_cifar10": "photographs of CIFAR-10",
+    "dcgan_svhn": "house numbers",
+}
+
 READING = {
     "yes": "The numbers may be set beside the paper's.",
     "reduced": "Real data at a reduced schedule: the numbers show the trend, not the paper's result.",
@@ -52,8 +60,7 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path])
     lines += ["## DCGAN, Table 3: MNIST nearest-neighbour test error, %", "", *_table(reports, "dcgan_table3")]
     lines += ["![Test error over the number of generated digits](figures/error_over_n.png)", ""]
     lines += ["## DCGAN, Figures 2 and 3: samples during training", ""]
-    lines += ["![Images of the same z after the first and the last epoch](figures/training_samples.png)", ""]
-    lines += ["The same z on both sides; nothing is chosen by eye.", ""]
+    lines += _samples(models)
     lines += ["## DCGAN, Figure 9: digits", ""]
     lines += ["![Real digits, GAN, DCGAN](figures/dcgan_fig9.png)", ""]
     lines += [
@@ -63,6 +70,19 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path])
     lines += ["## Training runs", "", *health.runs_table(models), "", "Curves: `dvc plots show`.", ""]
     lines += ["## Health of the training runs", "", *health.health_table(models), "", *HEALTH_READING, ""]
     return "\n".join(lines)
+
+
+def _samples(models: list[Path]) -> list[str]:
+    """The pictures of the colour runs that this profile has trained; released networks came without samples."""
+    trained = {model.name for model in models if model.exists() and "released" not in read_run(model)}
+    shown = {name: what for name, what in SAMPLES.items() if name in trained}
+    if not shown:
+        return ["Not run in this profile.", ""]
+    lines = ["Left after the first epoch, right after the last, at the same z; nothing is chosen by eye. The images"]
+    lines += ["are enlarged by a whole number; each picture has 256 colours, so that Git can hold it.", ""]
+    for name, what in shown.items():
+        lines += [f"![Run {name}, {what}: after the first and the last epoch](figures/samples_{name}.png)", ""]
+    return lines
 
 
 def datasets_page(profile: str, report: Report, reports: Path) -> str:
@@ -171,12 +191,10 @@ def _short_table(path: Path) -> list[str]:
 
 
 def _over(row: dict[Any, Any]) -> str:
-    """``3 seeds``, ``1 seed`` where there is no spread, or ``draws``, which the note counts."""
-    if pd.notna(row["spread_over"]) and row["spread_over"] != "seeds":
-        return row["spread_over"]
-    if pd.isna(row["n_seeds"]):
+    """``3 seeds``, or ``draws``, which the note counts; nothing where there is no spread."""
+    if pd.isna(row["spread"]):
         return ""
-    return "1 seed" if row["n_seeds"] == 1 else f"{row['n_seeds']:.0f} seeds"
+    return f"{row['n_seeds']:.0f} seeds" if row["spread_over"] == "seeds" else row["spread_over"]
 
 
 def _number(value: float, spread: float, unit: str) -> str:

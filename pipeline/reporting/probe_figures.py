@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.reporting.drawing import Drawn, Metrics, canvas
+from pipeline.reporting.drawing import Drawn, Metrics, canvas, empty, say
 from pipeline.reporting.probe_results import (
     ALL_LABELS,
     CIFAR10_FEATURES,
@@ -16,9 +16,9 @@ from pipeline.reporting.probe_results import (
     SVHN_FEATURES,
     SVHN_PER_CLASS,
     TRIALS,
-    at_most,
-    best_trial,
     chosen_from,
+    most_labels,
+    ranked,
     read,
     tested,
 )
@@ -28,13 +28,26 @@ ALL, PER_CLASS = "all_labels", "per_class"
 STYLES = {ALL: "-", PER_CLASS: "--"}
 OVER_C, OVER_LABELS, OVER_TRIALS = "log10_c", "log10_n_labels", "trial_rank"
 PIXEL_TITLE = {PIXELS: "pixels, nearest neighbour"}
+BARS = "bars: one standard deviation over draws of labels"
+ERRORS = {"validation_error_percent": "trial_validation", "test_error_percent": "trial_test"}
+SETTINGS = (
+    "learning_rate",
+    "beta1",
+    "l2",
+    "dropout",
+    "batch_size",
+    "initial_std",
+    "batch_norm",
+    "epochs",
+    "best_epoch",
+)
 
 
 def table1_probes(results: Path) -> Drawn:
     """CIFAR-10 accuracy over C (left) and over the number of labels (right), a line a feature set."""
     found = read(results, CIFAR10_FEATURES)
     if not found:
-        return not_run(_columns(CIFAR10_FEATURES, CIFAR10_FEATURES))
+        return empty(NOT_RUN, _columns(CIFAR10_FEATURES, CIFAR10_FEATURES))
     figure, (over_c, over_labels) = canvas(columns=2, size=(11.0, 5.6))
     blocks = _draw_over_c(over_c, found, CIFAR10_FEATURES, CIFAR10_PER_CLASS, accuracy=True)
     blocks += _draw_over_labels(over_labels, found, CIFAR10_FEATURES, accuracy=True)
@@ -49,9 +62,9 @@ def table2_probes(results: Path) -> Drawn:
     shown = SVHN_FEATURES | PIXEL_TITLE
     found = read(results, shown)
     trials = read(results, [TRIALS]).get(TRIALS)
-    columns = [*_columns(SVHN_FEATURES, shown), OVER_TRIALS, "trial", "trial_validation", "trial_test"]
+    columns = [*_columns(SVHN_FEATURES, shown), OVER_TRIALS, "trial", *ERRORS.values(), *SETTINGS]
     if not found and trials is None:
-        return not_run(columns)
+        return empty(NOT_RUN, columns)
     figure, (over_c, over_labels, over_trials) = canvas(columns=3, size=(15.0, 5.6))
     probes = {name: rows for name, rows in found.items() if name in SVHN_FEATURES}
     blocks = _draw_over_c(over_c, probes, SVHN_FEATURES, SVHN_PER_CLASS, accuracy=False)
@@ -60,12 +73,13 @@ def table2_probes(results: Path) -> Drawn:
     over_c.set_ylabel("error on validation images, %")
     over_labels.set_ylabel("test error, %")
     if trials is None:
-        _say(over_trials, f"supervised CNN: {NOT_RUN}")
+        say(over_trials, f"supervised CNN: {NOT_RUN}")
     else:
+        trials = ranked(trials)
+        best = trials.iloc[0]
         blocks.append(_draw_trials(over_trials, trials))
-        best = best_trial(trials)
         over_labels.plot(best["n_labels"], best["test_error_percent"], "k*", markersize=10, label="supervised CNN")
-        _legend(over_labels)
+        _legend(over_labels, BARS if found else None)
         metrics[TRIALS] = {
             "n_trials": len(trials),
             "best_validation": round(float(best["validation_error_percent"]), 4),
@@ -74,23 +88,11 @@ def table2_probes(results: Path) -> Drawn:
     return Drawn(figure=figure, metrics=metrics, numbers=_wide(blocks, columns))
 
 
-def not_run(columns: Iterable[str]) -> Drawn:
-    """An empty canvas that says so; ``columns`` are those that the numbers would have."""
-    figure, (axis,) = canvas(columns=1, size=(6.0, 1.0))
-    _say(axis, NOT_RUN)
-    return Drawn(figure=figure, metrics={"n_results": 0}, numbers=pd.DataFrame(columns=pd.Index(columns)))
-
-
-def _say(axis: Any, text: str) -> None:
-    axis.set_axis_off()
-    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
-
-
 def _curve(rows: pd.DataFrame, x: str, *, accuracy: bool) -> pd.DataFrame:
-    """Mean and sample standard deviation over the draws at each ``x``, its index; 0 where there is one draw."""
+    """Mean and sample standard deviation over the draws at each ``x``, its index; one draw has no deviation."""
     errors = rows.groupby(x, sort=True)["error_percent"]
     mean = 100 - errors.mean() if accuracy else errors.mean()
-    return pd.DataFrame({"mean": mean, "spread": errors.std(ddof=1).fillna(0.0)})
+    return pd.DataFrame({"mean": mean, "spread": errors.std(ddof=1)})
 
 
 def _draw(axis: Any, curve: pd.DataFrame, **style: Any) -> None:
@@ -111,7 +113,7 @@ def _draw_over_c(
     for number, (name, title) in enumerate(titles.items()):
         if name not in found:
             continue
-        for kind, labels in ((ALL, ALL_LABELS), (PER_CLASS, at_most(found[name], per_class))):
+        for kind, labels in ((ALL, ALL_LABELS), (PER_CLASS, most_labels(found[name], per_class))):
             rows = found[name].head(0) if labels is None else chosen_from(found[name], labels)
             if labels is None or rows.empty:
                 continue
@@ -144,28 +146,34 @@ def _finish(axis: Any, x_label: str, *, drawn: bool) -> None:
     axis.set_xlabel(x_label)
     axis.grid(alpha=0.3)
     if drawn:
-        _legend(axis)
+        _legend(axis, BARS)
 
 
-def _legend(axis: Any) -> None:
+def _legend(axis: Any, title: str | None = None) -> None:
     """Above the axes, so that it hides no line."""
-    axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    axis.legend(
+        frameon=False,
+        fontsize=8,
+        title=title,
+        title_fontsize=8,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=2,
+    )
 
 
 def _draw_trials(axis: Any, trials: pd.DataFrame) -> pd.DataFrame:
-    ranked = trials.sort_values(["validation_error_percent", "trial"], kind="stable", ignore_index=True)
-    rank = np.arange(1, len(ranked) + 1)
-    axis.plot(rank, ranked["validation_error_percent"], "o-", markersize=4, label="supervised CNN, validation images")
-    axis.plot(rank, ranked["test_error_percent"], "x", markersize=4, label="test images")
+    """``trials``, the best first."""
+    rank = np.arange(1, len(trials) + 1)
+    axis.plot(rank, trials["validation_error_percent"], "o-", markersize=4, label="supervised CNN, validation images")
+    axis.plot(rank, trials["test_error_percent"], "x", markersize=4, label="test images")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("random trials, the best on validation images first")
     axis.set_ylabel("error, %")
     axis.grid(alpha=0.3)
     _legend(axis)
-    shown = ranked[["trial", "validation_error_percent", "test_error_percent"]]
-    return shown.set_axis(["trial", "trial_validation", "trial_test"], axis=1).set_index(
-        pd.Index(rank, name=OVER_TRIALS)
-    )
+    shown = trials[["trial", *ERRORS, *SETTINGS]].rename(columns=ERRORS)
+    return shown.set_index(pd.Index(rank, name=OVER_TRIALS))
 
 
 def _columns(over_c: Iterable[str], over_labels: Iterable[str]) -> list[str]:

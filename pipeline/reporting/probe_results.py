@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.reporting.rows import at_most
+
 # name of a features folder and of its results -> what it is, in the order of the figures
 CIFAR10_FEATURES = {
     "cifar10": "D trained on ImageNet",
@@ -46,13 +48,12 @@ def _rows(found: pd.DataFrame, purpose: str, labels_per_class: int) -> pd.DataFr
     return found[(found["purpose"] == purpose) & (found["labels_per_class"] == labels_per_class)]
 
 
-def at_most(found: pd.DataFrame, labels_per_class: int) -> int | None:
+def most_labels(found: pd.DataFrame, nominal: int) -> int | None:
     """The largest number of labels a class that was tested and does not exceed the nominal one."""
     sizes = found.loc[found["purpose"] == "test", "labels_per_class"]
-    sizes = sizes[(sizes != ALL_LABELS) & (sizes <= labels_per_class)]
-    return None if sizes.empty else int(sizes.max())
+    return at_most(sizes[sizes != ALL_LABELS], nominal)
 
 
-def best_trial(trials: pd.DataFrame) -> pd.Series:
-    """The trial with the lowest validation error, the first among equals."""
-    return trials.sort_values(["validation_error_percent", "trial"], kind="stable").iloc[0]
+def ranked(trials: pd.DataFrame) -> pd.DataFrame:
+    """The supervised trials, that with the lowest validation error first, the first drawn among equals."""
+    return trials.sort_values(["validation_error_percent", "trial"], kind="stable", ignore_index=True)

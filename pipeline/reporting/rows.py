@@ -94,3 +94,9 @@ def read_results(path: Path) -> pd.DataFrame:
         message = f"{path}: missing; run dvc repro neighbours@{path.stem}"
         raise InputError(message)
     return pd.read_parquet(path)
+
+
+def at_most(sizes: pd.Series, nominal: int) -> int | None:
+    """The largest size that does not exceed the nominal one, None if there is none."""
+    sizes = sizes[sizes <= nominal]
+    return None if sizes.empty else int(sizes.max())

@@ -1,7 +1,6 @@
 """Generated images at fixed z during training: after the first epoch and after the last."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,73 +8,94 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.core.images import grid
-from pipeline.reporting import drawing
-from pipeline.reporting.drawing import Drawn, canvas
-from pipeline.reporting.probe_figures import not_run
+from pipeline.reporting.drawing import Drawn, Metrics, empty
+from pipeline.reporting.rows import NOT_RUN
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 RUNS = ("dcgan_lsun", "dcgan_faces", "dcgan_imagenet", "dcgan_cifar10", "dcgan_svhn")
-SIDE_IMAGES = 5  # of the square of images
-MOST_BYTES = 480_000  # a picture in Git stays under 500 KB
-# pixels of an image and colours of a square, until the file is small enough: generated images compress badly
-SIZES = ((64, 256), (64, 64), (48, 48), (40, 32), (32, 32), (32, 16), (24, 16), (16, 8))
-NUMBERS = ("run", "n_epochs", "first_epoch", "last_epoch", "n_images", "side_px")
+SQUARE = 5  # images a side; more would not fit a file of 500 KB if they were noise
+SHOWN_PX = 128  # side of an image in the picture, if it is a multiple of the image's
+GAP_PX, MARGIN_PX, TITLE_PX = 2, 20, 40
+# The palette: the images' colours, then greys for paper and titles, which take none of them away.
+N_GREYS = 8
+N_COLOURS = 256 - N_GREYS
+WHITE = 255
+NUMBERS = ("run", "n_epochs", "first_epoch", "last_epoch", "n_images", "side_px", "scale", "n_colours")
 
 
-def training_samples(results: Path) -> Drawn:
-    """DCGAN, Figures 2 and 3 and their like: images of one z after the first and the last epoch, a row a run."""
-    found = {name: _read(path) for name in RUNS if (path := results / f"{name}.npz").is_file()}
-    samples = {name: (images, epochs) for name, (images, epochs) in found.items() if len(epochs)}
-    if not samples:
-        return not_run(NUMBERS)
-    rows = [
-        (name, len(epochs), int(epochs[0]), int(epochs[-1]), images.shape[1], images.shape[2])
-        for name, (images, epochs) in samples.items()
-    ]
-    numbers = pd.DataFrame(rows, columns=list(NUMBERS))
-    metrics = {row["run"]: {name: row[name] for name in NUMBERS[1:]} for row in numbers.to_dict("records")}
-    figures = (_draw(samples, side_px, colours) for side_px, colours in SIZES)
-    figure = next((figure for figure in figures if _size(figure) <= MOST_BYTES), None)
-    assert figure is not None, "the last size holds five runs of noise"
-    return Drawn(figure=figure, metrics=metrics, numbers=numbers)
+def samples(results: Path, *, run: str) -> Drawn:
+    """DCGAN, Figures 2 and 3 and their like: images of one z after the first epoch (left) and after the last (right).
+
+    One pixel of an image is a square of ``scale`` x ``scale`` pixels, its colour one of a palette that is fitted to
+    the shown images.
+    """
+    path = results / f"{run}.npz"
+    images, epochs = _read(path) if path.is_file() else (np.empty((0,)), np.empty((0,)))
+    if not len(epochs):
+        return empty(NOT_RUN, NUMBERS)
+    at = sorted({0, len(epochs) - 1})  # one square if there was one epoch
+    shown = images[at, : SQUARE**2]
+    n_images, side_px = shown.shape[1:3]
+    scale = max(1, SHOWN_PX // side_px)
+    indices, colours = _reduced(shown)
+    titles = [f"{run} after epoch {epochs[i]}{' (last)' if i == len(epochs) - 1 else ''}" for i in at]
+    panels = [_panel(title, _square(one, scale)) for title, one in zip(titles, indices, strict=True)]
+    row = (run, len(epochs), int(epochs[0]), int(epochs[-1]), n_images, side_px, scale, len(colours))
+    numbers = pd.DataFrame([row], columns=list(NUMBERS))
+    metrics: Metrics = dict(zip(NUMBERS[1:], row[1:], strict=True))
+    return Drawn(figure=_picture(np.hstack(panels), colours), metrics=metrics, numbers=numbers)
 
 
-def _draw(samples: dict[str, tuple[np.ndarray, np.ndarray]], side_px: int, colours: int) -> "Figure":
-    figure, axes = canvas(rows=len(samples), columns=2, size=(6.4, 3.2 * len(samples)))
-    for row, (name, (images, epochs)) in enumerate(samples.items()):
-        shown = {int(epochs[at]): images[at] for at in (0, -1)}  # one if there was one epoch
-        for axis in axes[2 * row : 2 * row + 2]:
-            axis.set_axis_off()
-        for axis, (epoch, square) in zip(axes[2 * row :], shown.items(), strict=False):
-            axis.imshow(_reduced(_square(square, side_px), colours), interpolation="nearest", vmin=0, vmax=255)
-            last = " (last)" if epoch == epochs[-1] else ""
-            axis.set_title(f"{name} after epoch {epoch}{last}", fontsize=9)
-    return figure
+def _reduced(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (..., H, W, 3) -> uint8 (..., H, W) into the colours, and these: uint8 (n, 3), n at most 248.
 
-
-def _square(images: np.ndarray, side_px: int) -> np.ndarray:
-    """The first 25 of uint8 (N, H, W, 3), filled up with white, none larger than ``side_px``."""
-    import cv2
-
-    n_images, side = SIDE_IMAGES**2, min(side_px, images.shape[1])
-    first = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images[:n_images]]
-    white = [np.full((side, side, 3), 255, dtype=np.uint8)] * (n_images - len(first))
-    return grid(np.stack([*first, *white]), rows=SIDE_IMAGES, columns=SIDE_IMAGES, gap_px=1)
-
-
-def _reduced(sheet: np.ndarray, colours: int) -> np.ndarray:
+    Maximum coverage keeps rare colours, one round of k-means brings the frequent ones near; nothing is dithered.
+    """
     from PIL import Image
 
-    palette = Image.fromarray(sheet).quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    return np.asarray(palette.convert("RGB"))
+    strip = Image.fromarray(np.ascontiguousarray(images).reshape(-1, images.shape[-2], 3))
+    palette = strip.quantize(N_COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    colours = np.array(palette.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    return np.asarray(palette).reshape(images.shape[:-1]), colours[: int(np.asarray(palette).max()) + 1]
 
 
-def _size(figure: "Figure") -> int:
-    with TemporaryDirectory() as folder:
-        drawing.save(figure, Path(folder) / "figure.png")
-        return (Path(folder) / "figure.png").stat().st_size
+def _square(indices: np.ndarray, scale: int) -> np.ndarray:
+    """uint8 (N, H, W) -> one sheet (H', W'), enlarged by repetition and filled up with white."""
+    missing = np.full((SQUARE**2 - len(indices), *indices.shape[1:]), WHITE, dtype=np.uint8)
+    large = np.concatenate([indices, missing]).repeat(scale, axis=1).repeat(scale, axis=2)
+    return grid(large[..., np.newaxis], rows=SQUARE, columns=SQUARE, gap_px=GAP_PX, fill=WHITE)[..., 0]
+
+
+def _panel(title: str, square: np.ndarray) -> np.ndarray:
+    """The title over the square, with a margin on every side."""
+    height, width = square.shape
+    panel = np.full((TITLE_PX + height + MARGIN_PX, width + 2 * MARGIN_PX), WHITE, dtype=np.uint8)
+    panel[:TITLE_PX] = _written(title, panel.shape[1])
+    panel[TITLE_PX : TITLE_PX + height, MARGIN_PX : MARGIN_PX + width] = square
+    return panel
+
+
+def _written(title: str, width: int) -> np.ndarray:
+    """A strip of text as indices of the greys."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("L", (width, TITLE_PX), 255)
+    font = ImageFont.load_default(20)  # Pillow's own, the same everywhere
+    ImageDraw.Draw(strip).text((width / 2, TITLE_PX / 2), title, fill=0, font=font, anchor="mm")
+    return (N_COLOURS + np.rint(np.asarray(strip) / 255 * (N_GREYS - 1))).astype(np.uint8)
+
+
+def _picture(indices: np.ndarray, colours: np.ndarray) -> "Image":
+    from PIL import Image
+
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(colours)] = colours
+    palette[N_COLOURS:] = np.linspace(0, 255, N_GREYS).round()[:, np.newaxis]
+    picture = Image.fromarray(np.ascontiguousarray(indices)).convert("L")
+    picture.putpalette(palette.tobytes())
+    return picture
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline import papers
 from pipeline.core.records import ResultRow
 from pipeline.reporting.probe_tables import dcgan_table1, dcgan_table2
-from pipeline.reporting.rows import NOT_RUN, Extra, Place, Report, joined, quoted, read_results, result
+from pipeline.reporting.rows import NOT_RUN, Extra, Place, Report, at_most, joined, quoted, read_results, result
 
 TABLE3_RESULTS = {"Real Data": "real", "GAN": "gan_mnist", "DCGAN (ours)": "dcgan_mnist"}
 DATASETS = {
@@ -140,7 +140,7 @@ def _not_run(printed: papers.Published, report: Report) -> ResultRow:
 
 def _measured(printed: papers.Published, results: pd.DataFrame, network: str, report: Report) -> ResultRow:
     """The row at the nominal number of images, or at the most that this profile has."""
-    found = _at_most(results[results["network"] == network], NOMINAL[printed.column])
+    found = _largest(results[results["network"] == network], NOMINAL[printed.column])
     if found.empty:
         note = f"no search of {NOMINAL[printed.column]:,} digits or fewer was run (neighbours.n_images)"
         return result(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
@@ -149,7 +149,7 @@ def _measured(printed: papers.Published, results: pd.DataFrame, network: str, re
 
 def _last_epoch(row: str, results: pd.DataFrame, report: Report) -> list[ResultRow]:
     """An extra row for the networks of the last epoch, if they were searched with 50,000 digits or fewer."""
-    found = _at_most(results[results["network"] == "generator_last"], NOMINAL[papers.AT_50K])
+    found = _largest(results[results["network"] == "generator_last"], NOMINAL[papers.AT_50K])
     if found.empty:
         return []
     note = "networks of the last epoch instead of the one that validation chose"
@@ -157,10 +157,10 @@ def _last_epoch(row: str, results: pd.DataFrame, report: Report) -> list[ResultR
     return [_row(place, found, TABLE3_RESULTS[row], report, notes=[note])]
 
 
-def _at_most(found: pd.DataFrame, nominal: int) -> pd.DataFrame:
+def _largest(found: pd.DataFrame, nominal: int) -> pd.DataFrame:
     """The rows of the largest search that does not exceed the nominal number of images; empty if there is none."""
-    n_images = found["n_images"]
-    return found[n_images == n_images[n_images <= nominal].max()]
+    n_images = at_most(found["n_images"], nominal)
+    return found.head(0) if n_images is None else found[found["n_images"] == n_images]
 
 
 def _row(place: Place, found: pd.DataFrame, name: str, report: Report, *, notes: Sequence[str] = ()) -> ResultRow:

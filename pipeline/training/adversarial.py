@@ -34,7 +34,7 @@ from pipeline.models.store import named_tensors
 from pipeline.training.batches import Batches, one_hot
 from pipeline.training.checkpoint import CheckpointClock, RunState, restore, save
 from pipeline.training.health import COLLAPSED, check_finite, diversity
-from pipeline.training.parallel import check_divides, in_parallel
+from pipeline.training.parallel import check_divides, check_same_step, in_parallel
 from pipeline.training.updates import Networks, gradient_norm, update_discriminator, update_generator
 
 # of the tables, so that a run without any row has them too
@@ -74,7 +74,7 @@ class Run:
     learning_rate: Annotated[float, Gt(0)]
     adam_epsilon: Annotated[float, Gt(0)]
     initial_std: Annotated[float, Gt(0)]
-    updates: Literal["alternate", "both"]
+    updates: Literal["alternate", "both"]  # an epoch of `both` has the updates of two of `alternate`
     log_every_steps: Annotated[int, Ge(1)]
     n_samples: Annotated[int, Ge(2)]  # generated at fixed z during training
     # the run's own
@@ -95,6 +95,10 @@ class Run:
             raise ValueError(message)
         if len(set(self.seeds)) != len(self.seeds):
             message = f"seeds must differ from each other, found {self.seeds}"
+            raise ValueError(message)
+        if conditioned(self.architecture) != (self.selection is not None):
+            kind = "must be chosen by a selection" if self.selection is None else "cannot be chosen by labelled digits"
+            message = f"selection: the epoch of {self.architecture.name} {kind}; found {self.selection}"
             raise ValueError(message)
 
     @property
@@ -130,6 +134,8 @@ class Trained:
     health : seed, epoch (epochs done), diversity (see ``health``), collapsed
     samples : uint8 (epochs, n_samples, H, W, C) of the first seed, at fixed z
     sample_epochs : int64 (epochs,), epochs done
+    steps : of each seed
+    images : that this process went through, over all seeds; not those before a kill
     """
 
     tensors: dict[str, torch.Tensor]
@@ -139,6 +145,7 @@ class Trained:
     samples: np.ndarray
     sample_epochs: np.ndarray
     steps: int
+    images: int
 
 
 def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path, score: ScoreFunction | None) -> Trained:
@@ -152,7 +159,7 @@ def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path, score:
     validation: list[dict[str, float]] = []
     health: list[dict[str, float]] = []
     samples: dict[str, torch.Tensor] = {}
-    steps = 0
+    steps = images = 0
     for seed in run.seeds:
         state = train_seed(image_set, run, compute, seed, scratch / f"seed{seed}.safetensors", score)
         best = min(state.validation, key=_by_largest_search) if state.validation else None
@@ -166,7 +173,7 @@ def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path, score:
         validation += [row | {"chosen": best is not None and row["epoch"] == best["epoch"]} for row in state.validation]
         health += state.health
         samples = samples or state.samples
-        steps = state.step
+        steps, images = state.step, images + (state.step - state.resumed_from) * run.batch_size
     epochs = sorted(samples, key=int)  # a checkpoint brings them back in the order of text
     return Trained(
         tensors=tensors,
@@ -176,6 +183,7 @@ def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path, score:
         samples=torch.stack([samples[epoch] for epoch in epochs]).numpy(),
         sample_epochs=np.array([int(epoch) for epoch in epochs], dtype=np.int64),
         steps=steps,
+        images=images,
     )
 
 
@@ -190,6 +198,7 @@ def nothing_trained(run: Run, tensors: dict[str, torch.Tensor]) -> Trained:
         samples=np.empty((0, run.n_samples, h, w, channels), dtype=np.uint8),
         sample_epochs=np.empty(0, dtype=np.int64),
         steps=0,
+        images=0,
     )
 
 
@@ -201,6 +210,8 @@ def train_seed(
     real = some_real(image_set, run, seed)
     state = RunState(networks=initial_networks(run, compute, seed))
     restore(checkpoint_file, state)
+    check_same_step(state.step, checkpoint_file)
+    state.resumed_from = state.step
     clock = CheckpointClock()
     total = run.epochs * batches.per_epoch
     with Progress(f"training, seed {seed}", total=total, unit="steps", done=state.step) as progress:
@@ -213,12 +224,13 @@ def train_seed(
             if left == 1:
                 state.log(seed=seed, epoch=epoch, learning_rate=learning_rate)
             epochs_done, inside = divmod(state.step, batches.per_epoch)
+            due = clock.due() or state.step == total
+            if due or inside == 0:
+                check_finite(state.bad_step(), run=f"training, seed {seed}", kept=checkpoint_file)
             if inside == 0:
                 end_epoch(state, run, compute, score, real, seed=seed, epoch=epochs_done)
-            if clock.due() or state.step == total:
-                check_finite(state.bad_step(), run=f"training, seed {seed}", kept=str(checkpoint_file))
-                if ranks.is_first():
-                    save(checkpoint_file, state)
+            if due and ranks.is_first():
+                save(checkpoint_file, state)
             progress.advance(1)
     return state
 
@@ -256,7 +268,6 @@ def end_epoch(
     """Samples and their health, and the validation score, in the epochs (counted as done) that are due."""
     last = epoch == run.epochs
     if epoch == 1 or epoch % run.sample_every_epochs == 0 or last:
-        check_finite(state.bad_step(), run=f"training, seed {seed}", kept="the one before this epoch's end")
         samples = fixed_samples(state.networks.generator, run, compute, seed)
         ratio = diversity(samples, real)
         state.samples[str(epoch)] = torch.from_numpy(samples)

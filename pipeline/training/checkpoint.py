@@ -23,6 +23,7 @@ class RunState:
 
     networks: Networks
     step: int = 0
+    resumed_from: int = 0  # the step at which this process began
     best: dict[str, torch.Tensor] = field(default_factory=dict)  # both networks at the chosen epoch
     history: list[dict[str, float]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)

@@ -8,6 +8,7 @@ the first process writes; all of them must see the same files.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -53,6 +54,26 @@ def check_divides(batch_size: int) -> None:
         message = (
             f"params, batch_size: {batch_size} images do not fall into {n} equal parts of two or more, one a process; "
             "change the number of processes (GAN_LAUNCH) or batch_size"
+        )
+        raise InputError(message)
+
+
+def check_same_step(step: int, checkpoint: Path) -> None:
+    """Refuse processes that do not see the same checkpoint: their updates would be of different steps.
+
+    Raises
+    ------
+    InputError
+        Naming where the checkpoint is looked for.
+    """
+    if ranks.world_size() == 1:
+        return
+    steps: list[int] = [0] * ranks.world_size()
+    dist.all_gather_object(steps, step)
+    if len(set(steps)) > 1:
+        message = (
+            f"{checkpoint}: the processes start from different steps ({', '.join(map(str, steps))}); all of them must "
+            "see the same folder: set GAN_SCRATCH to one that is shared"
         )
         raise InputError(message)
 

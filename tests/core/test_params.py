@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 
 from pipeline.core import compute, params
 from pipeline.core.errors import InputError
-from pipeline.datasets import assemble, sources
-from pipeline.evaluation import digits
-from pipeline.models import build
+from pipeline.datasets import assemble, sources, svhn
+from pipeline.evaluation import digits, features, kmeans, pixel_neighbours, probes, supervised_cnn
+from pipeline.models import build, dcgan
 from pipeline.training import adversarial
 
 FILES = ("params.yaml", "profiles/laptop/params.yaml", "profiles/paper/params.yaml")
@@ -71,10 +71,20 @@ def test_every_section_loads(params_file):
     for own, section in {
         "fetch.mnist": sources.MnistSource,
         "assemble.mnist": assemble.MnistSplits,
+        "assemble.svhn": svhn.SvhnSplits,
         "neighbours": digits.Search,
+        "features": features.Features,
+        "random_features": features.RandomFeatures,
+        "kmeans": kmeans.KMeansFeatures,
+        "pixel_neighbours": pixel_neighbours.PixelNeighbours,
+        "supervised_cnn": supervised_cnn.SupervisedCnn,
         "compute": compute.Compute,
     }.items():
         assert isinstance(params.load(params_file, section, own=own), section)
+    datasets = params.read(params_file)["probe"]
+    assert {"cifar10", "svhn"} <= set(datasets)
+    for name in datasets:
+        assert isinstance(params.load(params_file, probes.Probe, own=f"probe.{name}"), probes.Probe)
 
 
 def addresses(values, place=""):
@@ -113,6 +123,68 @@ def test_the_paper_profile_holds_the_published_settings(root):
     search = params.load(file, digits.Search, own="neighbours")
     assert {50_000, 10_000_000} <= set(search.n_images)
     assert search.n_images == sorted(search.n_images)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "filters", "z", "z_dim", "batch_size", "learning_rate", "epochs"),
+    [
+        ("dcgan_lsun", "dcgan_64", 128, "uniform", 100, 128, 0.0002, 5),
+        ("dcgan_faces", "dcgan_64", 128, "uniform", 100, 128, 0.0002, 25),
+        ("dcgan_imagenet", "dcgan_32", 128, "uniform", 256, 128, 0.0002, 30),
+        ("dcgan_cifar10", "dcgan_32", 128, "uniform", 256, 128, 0.0002, None),  # no such run in the paper
+        ("dcgan_svhn", "dcgan_svhn", 64, "gaussian", 100, 64, 0.0005, 200),
+    ],
+)
+def test_the_colour_runs_of_the_paper_profile(
+    root, name, architecture, filters, z, z_dim, batch_size, learning_rate, epochs
+):
+    """Paper, figure 1 and sections 4 and 5, and the released code and arrays."""
+    run = load_run(root / "profiles/paper/params.yaml", name)
+    assert run.architecture == build.ColourArchitecture(
+        name=architecture, z=z, z_dim=z_dim, filters=filters, variant=dcgan.PAPER
+    )
+    assert (run.batch_size, run.learning_rate, run.updates) == (batch_size, learning_rate, "alternate")
+    assert (run.beta1, run.beta2, run.adam_epsilon, run.initial_std) == (0.5, 0.999, 1e-8, 0.02)
+    assert (run.l2, run.decay_epochs, run.seeds) == (1e-5, 0, [42])
+    assert run.constant_epochs == epochs or epochs is None
+    assert (run.selection, run.released) == (None, None)
+
+
+def test_no_colour_run_of_the_paper_profile_is_left_unchecked(root):
+    runs = params.read(root / "profiles/paper/params.yaml")["train"]["runs"]
+    colour = {"dcgan_lsun", "dcgan_faces", "dcgan_imagenet", "dcgan_cifar10", "dcgan_svhn"}
+    assert {name for name, run in runs.items() if "variant" in run["architecture"]} == colour
+
+
+def test_the_experiments_on_features_of_the_paper_profile(root):
+    """Paper, tables 1 and 2, and the released code; what it leaves open is ours."""
+    file = root / "profiles/paper/params.yaml"
+    of_svhn, of_cifar10 = (params.load(file, probes.Probe, own=f"probe.{name}") for name in ("svhn", "cifar10"))
+    assert of_svhn.C == [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2]
+    assert (of_svhn.draws_to_choose, of_svhn.draws_to_test) == (10, 100)
+    assert 100 in of_svhn.labels_per_class
+    assert (of_svhn.all_labels, of_svhn.n_validation) == (False, None)
+    splits = params.load(file, svhn.SvhnSplits, own="assemble.svhn")
+    assert (splits.n_train, splits.n_validation, splits.n_test, splits.n_extra) == (73_257, 10_000, 26_032, 0)
+    assert (of_cifar10.all_labels, of_cifar10.n_validation, of_cifar10.draws_to_test) == (True, 10_000, 10)
+    assert 400 in of_cifar10.labels_per_class
+    assert min(of_cifar10.C) < min(of_svhn.C), "longer features, smaller weights"
+    assert max(of_cifar10.C) >= max(of_svhn.C)
+    of_d = params.load(file, features.Features, own="features")
+    assert of_d.statistics_batch_size == 128
+    random = params.load(file, features.RandomFeatures, own="random_features")
+    assert random.initial_std == 0.02
+    assert params.load(file, kmeans.KMeansFeatures, own="kmeans").n_maps == 4800
+    assert params.load(file, pixel_neighbours.PixelNeighbours, own="pixel_neighbours").labels_per_class == 100
+
+
+def test_the_supervised_cnn_of_the_paper_profile(root):
+    """64 trials on 1,000 labels, D's architecture (paper, table 2); the ranges are ours."""
+    cnn = params.load(root / "profiles/paper/params.yaml", supervised_cnn.SupervisedCnn, own="supervised_cnn")
+    assert (cnn.n_trials, cnn.filters, cnn.labels_per_class, cnn.max_epochs) == (64, 64, 100, 200)
+    assert (cnn.learning_rate, cnn.l2) == ([1e-5, 1e-2], [1e-6, 1e-2])
+    assert (cnn.dropout, cnn.initial_std) == ([0, 0.7], [0.01, 0.1])
+    assert (cnn.beta1, cnn.batch_size, sorted(cnn.batch_norm)) == ([0.5, 0.9], [32, 64, 128], [False, True])
 
 
 def test_dvc_rewrites_the_file_unchanged(params_file, tmp_path):
@@ -290,6 +362,24 @@ def test_optional_sections_of_a_run(altered, root):
     assert message == f", {COLOUR}.released: unknown key 'path'; expected discriminator, folder, generator, sha256"
     message = refusal(altered(f"{COLOUR}.released", GONE), load)
     assert f", {COLOUR} (or train, for all runs): missing key 'released'" in message
+
+
+SELECTION = {"every_epochs": 1, "batch_size": 500, "n_images": [1000]}
+
+
+@pytest.mark.parametrize(
+    ("name", "selection", "words"),
+    [
+        ("dcgan_svhn", SELECTION, "the epoch of dcgan_svhn cannot be chosen by labelled digits; found Selection("),
+        ("dcgan_imagenet", SELECTION, "the epoch of dcgan_32 cannot be chosen by labelled digits; found Selection("),
+        ("dcgan_mnist", None, "the epoch of dcgan_mnist must be chosen by a selection; found None"),
+        ("gan_mnist", None, "the epoch of gan_mnist must be chosen by a selection; found None"),
+    ],
+)
+def test_digits_are_selected_by_their_labels_and_nothing_else_is(altered, name, selection, words):
+    file = altered(f"train.runs.{name}.selection", selection)
+    message = refusal(file, lambda file: load_run(file, name))
+    assert message.startswith(f", train.runs.{name}: selection: {words}")
 
 
 def test_every_problem_of_a_kind_is_told_at_once(altered):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.core.gan_data import data_folder
 from pipeline.core.seeding import numpy_stream
-from pipeline.datasets import sources
 from pipeline.datasets.embedded import alterations
 from pipeline.datasets.embedded.alterations import ALTERATIONS
 

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.core import params
 from pipeline.core.errors import InputError
+from pipeline.core.gan_data import data_folder
 from pipeline.core.store import open_set
 from pipeline.datasets import assemble, cifar10, idx, sources, svhn
 from pipeline.datasets.sources import CIFAR10_FILES, MNIST_FILES, Cifar10Archive, MnistSource, SvhnArchive

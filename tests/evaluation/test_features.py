@@ -565,6 +565,19 @@ def test_a_killed_run_goes_on_after_its_last_batch(tmp_path: Path, dies_after: i
         assert path.read_bytes() == (tmp_path / "f" / path.name).read_bytes()
 
 
+def test_rows_that_a_crash_lost_are_made_again(tmp_path: Path):
+    """The count of rows reached the disk, the rows did not."""
+    images = image_set()
+    write(tmp_path / "unbroken", images, of_keys(images, size=2, asked=[]), tmp_path / "s0")
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "f", images, of_keys(images, size=2, asked=[], dies_after=4), tmp_path / "s")
+    lost = tmp_path / "s" / "train.npy"
+    lost.write_bytes(lost.read_bytes()[:-1])
+    write(tmp_path / "f", images, of_keys(images, size=2, asked=[]), tmp_path / "s")
+    for path in (tmp_path / "unbroken").iterdir():
+        assert path.read_bytes() == (tmp_path / "f" / path.name).read_bytes()
+
+
 def test_a_maker_that_breaks_the_contract(tmp_path: Path):
     images = image_set()
 

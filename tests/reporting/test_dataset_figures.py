@@ -127,7 +127,7 @@ def test_the_configured_detector_stands_beside_the_tuned_one(results):
 @pytest.mark.parametrize("draw", [duplicates, faces])
 def test_without_truth_the_figure_says_so(tmp_path, draw):
     drawn = draw(tmp_path)
-    assert drawn.metrics == {"n_images": 0}
+    assert drawn.metrics == {"n_results": 0}
     assert "in this profile" in drawn.numbers["note"].iloc[0]
 
 

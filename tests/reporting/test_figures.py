@@ -76,6 +76,11 @@ def test_curve_ignores_the_last_epoch():
     assert curve["spread"].tolist() == [pytest.approx(np.sqrt(2))]
 
 
+def test_one_seed_has_no_deviation():
+    frame = pd.DataFrame({"network": ["generator"], "n_images": [10], "error_percent": [1.0]})
+    assert figures.curve_of(frame)["spread"].isna().all()
+
+
 @pytest.mark.parametrize("name", ["dcgan_fig9", "error_over_n"])
 def test_same_numbers_same_bytes_under_500_kb(name, sheets, curves, tmp_path):
     hashes = []

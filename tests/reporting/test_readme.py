@@ -37,6 +37,54 @@ def test_numbers_are_those_of_the_tables(root, profile, cell):
         assert re.sub(r" \(.*\)", "", printed[cell]) == as_printed(row)
 
 
+PROBES = {
+    "K-means, one layer": "1 Layer K-means",
+    "D trained on ImageNet": "DCGAN (ours) + L2-SVM",
+    "D trained on CIFAR-10": "DCGAN trained on CIFAR-10 + L2-SVM",
+    "D untrained": "Random D + L2-SVM",
+}
+LABELS = {"all": "accuracy_full_train", "400 a class": "accuracy_400_per_class"}
+WITH_1000_LABELS = {
+    "nearest neighbour on pixels": ("KNN", "test_error_1000_labels"),
+    "D trained on SVHN": ("DCGAN (ours) + L2-SVM", "test_error_1000_labels"),
+    "D trained on ImageNet": ("DCGAN trained on ImageNet + L2-SVM", "test_error_1000_labels"),
+    "D untrained": ("Random D + L2-SVM", "test_error_1000_labels"),
+    "supervised CNN, validation": ("Supervised CNN with the same architecture", "validation_error_1000_labels"),
+    "supervised CNN, test": ("Supervised CNN with the same architecture", "test_error_1000_labels"),
+}
+
+
+def cells_of(root, width: int) -> list[list[str]]:
+    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [row for row in cells if len(row) == width]
+
+
+def published(row: pd.Series) -> str:
+    if pd.isna(row["paper"]):
+        return ""
+    return f"{row['paper']:g}" + (f" ± {row['paper_spread']:g}" if pd.notna(row["paper_spread"]) else "")
+
+
+def test_table_1_is_that_of_the_reports(root):
+    tables = [pd.read_csv(root / f"reports/{profile}/tables/dcgan_table1.csv") for profile in ("laptop", "embedded")]
+    rows = [row for row in cells_of(root, 5) if row[0] in PROBES and row[1] in LABELS]
+    assert [(row[0], row[1]) for row in rows] == [(name, labels) for name in PROBES for labels in LABELS]
+    for name, labels, printed, *measured in rows:
+        for table, cell in zip(tables, measured, strict=True):
+            row = table.set_index(["row", "column"]).loc[(PROBES[name], LABELS[labels])]
+            assert (printed, cell) == (published(row), as_printed(row))
+
+
+def test_table_2_is_that_of_the_reports(root):
+    table = pd.read_csv(root / "reports/embedded/tables/dcgan_table2.csv").set_index(["row", "column"])
+    rows = [row for row in cells_of(root, 3) if row[0] in WITH_1000_LABELS]
+    assert [row[0] for row in rows] == list(WITH_1000_LABELS)
+    for name, printed, measured in rows:
+        row = table.loc[WITH_1000_LABELS[name]]
+        assert (printed, measured) == (published(row), as_printed(row))
+
+
 SETTINGS = {
     "equal codes (the paper's rule)": "exact",
     "scale 1.1, 5 neighbours, smallest faces": "plain",

@@ -1,18 +1,20 @@
 """The loop: whose turn it is, the learning-rate schedule, the choice of the epoch, and that resumed equals unbroken."""
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from made_runs import GAN_MNIST, made_run
 from torch import nn
 
 from pipeline.core.compute import Compute, autocast, precision_in_force
+from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet
 from pipeline.models.build import MnistArchitecture, uniform_z
@@ -25,37 +27,20 @@ from pipeline.training.updates import update_discriminator, update_generator
 COMPUTE = Compute(device="cpu", threads=1, precision="fp32")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they give on layers this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def tiny_run(**changes: object) -> Run:
-    run = Run(
-        beta1=0.5,
-        beta2=0.999,
-        learning_rate=0.0002,
-        adam_epsilon=1e-8,
-        initial_std=0.02,
-        updates="alternate",
-        log_every_steps=5,
-        n_samples=20,
-        dataset="mnist",
-        architecture=MnistArchitecture(name="gan_mnist", z_dim=5, filters=0, hidden=16),
-        seeds=[0, 3],
-        batch_size=16,
-        constant_epochs=2,
-        decay_epochs=2,
-        l2=2.5e-5,
-        sample_every_epochs=3,
-        released=None,
-        selection=Selection(every_epochs=2, batch_size=10, n_images=[10, 20]),
-    )
-    return dataclasses.replace(run, **changes)
+    """4 epochs of 4 steps, of two seeds."""
+    own = {
+        "log_every_steps": 5,
+        "n_samples": 20,
+        "architecture": GAN_MNIST,
+        "seeds": [0, 3],
+        "batch_size": 16,
+        "constant_epochs": 2,
+        "decay_epochs": 2,
+        "sample_every_epochs": 3,
+        "selection": Selection(every_epochs=2, batch_size=10, n_images=[10, 20]),
+    }
+    return made_run(**(own | changes))
 
 
 def digits(n: int = 56) -> ImageSet:
@@ -276,6 +261,26 @@ def test_seeds_do_not_depend_on_each_other(tmp_path: Path):
         assert not torch.equal(together.tensors[name.replace("seed3", "seed0")], tensor)
 
 
+@pytest.mark.parametrize("spoilt", [0, 1], ids=["generator", "discriminator"])
+def test_nan_at_the_end_of_an_epoch_stops_before_it_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: int
+):
+    """The second epoch ends with step 8: no samples are due, nor a checkpoint, but a score is."""
+    monkeypatch.setattr(checkpoint.CheckpointClock, "due", lambda _self: False)
+    step_of = adversarial.training_step
+
+    def step(state, *arguments, **options):
+        if state.step == 7:
+            networks = (state.networks.generator, state.networks.discriminator)
+            with torch.no_grad():
+                next(networks[spoilt].parameters()).view(-1)[0] = float("nan")
+        step_of(state, *arguments, **options)
+
+    monkeypatch.setattr(adversarial, "training_step", step)
+    with pytest.raises(InputError, match=rf"in step 8; .*\({tmp_path}/seed0\.safetensors\)"):
+        adversarial.train(digits(), tiny_run(), COMPUTE, tmp_path, lambda *_: pytest.fail("a score of NaN"))
+
+
 # ---- resumed equals unbroken ----------------------------------------------------------------------------------------
 
 
@@ -351,6 +356,41 @@ def test_resumed_from_an_older_checkpoint_equals_unbroken(tmp_path: Path, monkey
     resumed, ran = run_with_kills(run, COMPUTE, tmp_path / "resumed", [(0, 12)], monkeypatch)
     assert [step for _, step in ran] == [*range(12), *range(7, 16)]
     assert outcome(resumed, tmp_path / "resumed") == outcome(unbroken, tmp_path / "unbroken")
+
+
+def test_only_this_process_work_counts_as_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Killed after steps 0 to 11 of the first seed, of which a checkpoint holds 7: the next process does the rest."""
+    asked = iter(range(1, 1000))
+    monkeypatch.setattr(checkpoint.CheckpointClock, "due", lambda _self: next(asked) == 7)
+    resumed, ran = run_with_kills(tiny_run(), COMPUTE, tmp_path, [(0, 12)], monkeypatch)
+    assert len(ran) == 12 + 9 + 16
+    assert (resumed.steps, resumed.images) == (16, (9 + 16) * 16)
+    finished = adversarial.train(digits(), tiny_run(), COMPUTE, tmp_path, score_by_weights)
+    assert (finished.steps, finished.images) == (16, 0)
+
+
+def test_a_kill_loses_less_than_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By a clock on which a step takes 7 seconds and a score 20: the time between two checkpoints."""
+    now, saved, step_of, save = [0.0], [0.0], adversarial.training_step, adversarial.save
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def step(*arguments, **options):
+        now[0] += 7
+        step_of(*arguments, **options)
+
+    def score(generator: nn.Module, seed: int) -> list[ValidationScore]:
+        now[0] += 20
+        return score_by_weights(generator, seed)
+
+    def told(path: Path, state: RunState) -> None:
+        saved.append(now[0])
+        save(path, state)
+
+    monkeypatch.setattr(adversarial, "training_step", step)
+    monkeypatch.setattr(adversarial, "save", told)
+    adversarial.train(digits(), tiny_run(seeds=[0]), COMPUTE, tmp_path, score)
+    assert saved[-1] == now[0] == 16 * 7 + 2 * 20
+    assert 0 < max(np.diff(saved)) < 60
 
 
 def test_broken_off_inside_the_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import made_run
 
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.errors import InputError
@@ -12,7 +13,7 @@ from pipeline.core.seeding import torch_stream
 from pipeline.models.build import MnistArchitecture, uniform_z
 from pipeline.models.store import named_tensors, write_tensors
 from pipeline.training import checkpoint
-from pipeline.training.adversarial import Run, Selection, initial_networks
+from pipeline.training.adversarial import Run, initial_networks
 from pipeline.training.checkpoint import CheckpointClock, RunState, restore, save
 from pipeline.training.updates import gradient_norm, update_discriminator, update_generator
 
@@ -20,26 +21,8 @@ COMPUTE = Compute(device="cpu", threads=1, precision="fp32")
 
 
 def run_of(hidden: int = 16, name: str = "gan_mnist") -> Run:
-    return Run(
-        beta1=0.5,
-        beta2=0.999,
-        learning_rate=0.0002,
-        adam_epsilon=1e-8,
-        initial_std=0.02,
-        updates="both",
-        log_every_steps=10,
-        n_samples=4,
-        dataset="mnist",
-        architecture=MnistArchitecture(name=name, z_dim=5, filters=4 if name == "dcgan_mnist" else 0, hidden=hidden),
-        seeds=[0],
-        batch_size=6,
-        constant_epochs=1,
-        decay_epochs=0,
-        l2=2.5e-5,
-        sample_every_epochs=1,
-        released=None,
-        selection=Selection(every_epochs=1, batch_size=10, n_images=[10]),
-    )
+    filters = 4 if name == "dcgan_mnist" else 0
+    return made_run(MnistArchitecture(name=name, z_dim=5, filters=filters, hidden=hidden), updates="both", batch_size=6)
 
 
 def fresh_state(seed: int = 0, **kind: object) -> RunState:
@@ -206,7 +189,3 @@ def test_clock_is_due_once_an_interval(monkeypatch: pytest.MonkeyPatch):
         now[0] = 1000 + seconds
         said.append(clock.due())
     assert said == [False, False, True, False, False, True, True, False]
-
-
-def test_a_kill_loses_less_than_a_minute():
-    assert 0 < checkpoint.SECONDS_BETWEEN < 60

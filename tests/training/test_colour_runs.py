@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,59 +10,30 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from made_runs import GAN_MNIST, SVHN, made_run
 from torch import nn
 
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet
-from pipeline.models import dcgan
-from pipeline.models.build import ColourArchitecture, MnistArchitecture, draw_z
+from pipeline.models.build import draw_z
 from pipeline.models.store import read_note, read_tensors
 from pipeline.training import adversarial, checkpoint
 from pipeline.training.adversarial import Run
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import RunState
-from pipeline.training.health import diversity
+from pipeline.training.health import COLLAPSED, diversity
 from pipeline.training.updates import update_discriminator, update_generator
 
 COMPUTE = Compute(device="cpu", threads=1, precision="fp32")
-SVHN = ColourArchitecture(name="dcgan_svhn", z="gaussian", z_dim=5, filters=2, variant=dcgan.PAPER)
 STEPS_AN_EPOCH = 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they give on layers this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_run(**changes: object) -> Run:
     """4 epochs of 3 steps."""
-    run = Run(
-        beta1=0.5,
-        beta2=0.999,
-        learning_rate=0.0002,
-        adam_epsilon=1e-8,
-        initial_std=0.02,
-        updates="alternate",
-        log_every_steps=4,
-        n_samples=12,
-        dataset="made",
-        architecture=SVHN,
-        seeds=[0],
-        batch_size=8,
-        constant_epochs=4,
-        decay_epochs=0,
-        l2=1e-5,
-        sample_every_epochs=2,
-        selection=None,
-        released=None,
-    )
-    return dataclasses.replace(run, **changes)
+    own = {"log_every_steps": 4, "n_samples": 12, "constant_epochs": 4, "sample_every_epochs": 2}
+    return made_run(**(own | changes))
 
 
 def made_set(n: int = 20, sides: tuple[int, int, int] = (32, 32, 3)) -> ImageSet:
@@ -151,8 +121,7 @@ def test_samples_of_the_first_the_nth_and_the_last_epochs(
 
 
 def test_digits_are_sampled_of_every_class_equally(tmp_path: Path, generators: dict[int, nn.Module]):
-    digits = MnistArchitecture(name="gan_mnist", z_dim=5, filters=0, hidden=16)
-    run = tiny_run(architecture=digits, constant_epochs=1, n_samples=20)
+    run = tiny_run(architecture=GAN_MNIST, constant_epochs=1, n_samples=20)
     trained = train(run, tmp_path, made_set(sides=(28, 28, 1)))
     assert trained.samples.shape == (1, 20, 28, 28, 1)
     z = 2 * torch.rand(20, 5, generator=torch_stream(0, "fixed z")) - 1
@@ -161,7 +130,11 @@ def test_digits_are_sampled_of_every_class_equally(tmp_path: Path, generators: d
     assert np.abs(trained.samples[0] - levels).max() <= 0.501
 
 
-def test_health_is_the_samples_beside_training_images(tmp_path: Path):
+def test_health_is_the_samples_beside_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Samples as varied as the images, then a little above the threshold, then a little below it."""
+    noise = numpy_stream(2, "noise").integers(0, 256, (12, 32, 32, 3))
+    script = iter([(noise * share).round().astype(np.uint8) for share in (1, 1.2 * COLLAPSED, 0.8 * COLLAPSED)])
+    monkeypatch.setattr(adversarial, "fixed_samples", lambda *_: next(script))
     trained = train(tiny_run(), tmp_path)
     assert trained.health["seed"].tolist() == [0] * 3
     assert trained.health["epoch"].tolist() == [1, 2, 4]
@@ -171,7 +144,8 @@ def test_health_is_the_samples_beside_training_images(tmp_path: Path):
     assert len({keys.index(image.tobytes()) for image in real}) == 12, "different images, of the training split"
     expected = [diversity(samples, real) for samples in trained.samples]
     assert trained.health["diversity"].tolist() == expected
-    assert trained.health["collapsed"].tolist() == [ratio < 0.2 for ratio in expected]
+    assert expected == pytest.approx([1, 1.2 * COLLAPSED, 0.8 * COLLAPSED], rel=0.1)
+    assert trained.health["collapsed"].tolist() == [False, False, True]
 
 
 def test_a_collapse_is_said_and_recorded(
@@ -335,7 +309,7 @@ def test_nan_is_found_before_samples_are_made_of_it(tmp_path: Path, monkeypatch:
 
 def test_a_huge_learning_rate_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoint.CheckpointClock, "due", lambda _self: True)
-    with pytest.raises(InputError, match=r"NaN or infinite in step (\d+);.*Lower train\.learning_rate"):
+    with pytest.raises(InputError, match=r"NaN or infinite in step (\d+);.*a lower learning_rate of this run"):
         train(tiny_run(learning_rate=1e38, updates="both"), tmp_path)
     path = tmp_path / "seed0.safetensors"
     assert not path.exists() or all(tensor.isfinite().all() for tensor in read_tensors(path).values())

@@ -1,9 +1,8 @@
 """One update of each colour network against plain PyTorch modules, written out from the tables of paper and arrays."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
+from made_runs import made_run
 from torch import nn
 
 from pipeline.core.compute import Compute, autocast
@@ -20,36 +19,9 @@ Z_DIM, N, IMAGES = 6, 2, 8
 NAMES = ["dcgan_64", "dcgan_32", "dcgan_svhn"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they give on layers this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def run_of(name: str) -> Run:
-    return Run(
-        beta1=0.5,
-        beta2=0.999,
-        learning_rate=RATE,
-        adam_epsilon=1e-8,
-        initial_std=0.1,
-        updates="both",
-        log_every_steps=10,
-        n_samples=4,
-        dataset="made",
-        architecture=ColourArchitecture(name=name, z="uniform", z_dim=Z_DIM, filters=N, variant=dcgan.PAPER),
-        seeds=[0],
-        batch_size=IMAGES,
-        constant_epochs=1,
-        decay_epochs=0,
-        l2=L2,
-        sample_every_epochs=1,
-        selection=None,
-        released=None,
-    )
+    architecture = ColourArchitecture(name=name, z="uniform", z_dim=Z_DIM, filters=N, variant=dcgan.PAPER)
+    return made_run(architecture, learning_rate=RATE, initial_std=0.1, updates="both", batch_size=IMAGES, l2=L2)
 
 
 def example(name: str) -> tuple[torch.Tensor, torch.Tensor]:

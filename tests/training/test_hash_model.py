@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +23,6 @@ CONFIG = HashModel(
     dataset="made", split="train", seed=0, masking=0.2, dropout=0.5, learning_rate=0.001, batch_size=8, epochs=3
 )
 N_TRAIN = 21  # two whole batches and one of five an epoch
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they give on batches this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made_set(side: int = 32) -> ImageSet:

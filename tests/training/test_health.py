@@ -1,5 +1,7 @@
 """Diversity against a slow double loop, and collapse: found where it is, not found where it is not."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,9 @@ def test_equal_real_images_divide_nothing_by_zero():
 
 
 def test_a_bad_step_is_named():
-    check_finite(0, run="training, seed 3", kept="here")
-    with pytest.raises(InputError, match=r"training, seed 3: .* NaN or infinite in step 1,234; .* \(here\)\. Lower"):
-        check_finite(1234, run="training, seed 3", kept="here")
+    check_finite(0, run="training, seed 3", kept=Path("here"))
+    message = (
+        r"training, seed 3: .* NaN or infinite in step 1,234; .* \(here\)\. Train anew .* learning_rate of this run"
+    )
+    with pytest.raises(InputError, match=message):
+        check_finite(1234, run="training, seed 3", kept=Path("here"))

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from made_runs import made_run
 from ruamel.yaml import YAML
 from torch import nn
 
@@ -21,12 +22,12 @@ from pipeline.core.compute import Compute
 from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet, no_rejects, write_set
-from pipeline.models import dcgan
+from pipeline.models import dcgan, layers
 from pipeline.models.build import Architecture, ColourArchitecture, MnistArchitecture, draw_z
 from pipeline.models.store import read_note, read_tensors
 from pipeline.training.adversarial import Run, initial_networks, train
 from pipeline.training.batches import Batches
-from pipeline.training.parallel import average, check_divides, in_parallel, process_group
+from pipeline.training.parallel import average, check_divides, check_same_step, in_parallel, process_group
 from pipeline.training.updates import Networks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,37 +39,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes that are compared with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def run_of(architecture: Architecture) -> Run:
     """2 epochs of 3 steps on 20 images; the last batch has 4."""
-    return Run(
-        beta1=0.5,
-        beta2=0.999,
-        learning_rate=RATE,
-        adam_epsilon=1e-8,
-        initial_std=0.1,
-        updates="both",
-        log_every_steps=4,
-        n_samples=6,
-        dataset="made",
-        architecture=architecture,
-        seeds=[0],
-        batch_size=8,
-        constant_epochs=2,
-        decay_epochs=0,
-        l2=1e-5,
-        sample_every_epochs=1,
-        selection=None,
-        released=None,
-    )
+    changes = {"updates": "both", "log_every_steps": 4, "n_samples": 6, "constant_epochs": 2}
+    return made_run(architecture, learning_rate=RATE, initial_std=0.1, **changes)
 
 
 def set_of(architecture: Architecture) -> ImageSet:
@@ -111,16 +85,71 @@ def test_a_single_process_is_left_alone():
         assert average(value) is value
 
 
+@pytest.mark.parametrize(("steps", "refused"), [([7, 7, 7], False), ([7, 0, 7], True), ([7, 7, 8], True)])
+def test_all_processes_start_from_the_same_step(monkeypatch: pytest.MonkeyPatch, steps: list[int], refused: bool):
+    def gather(gathered: list[int], own: int) -> None:
+        assert (len(gathered), own) == (3, 7)
+        gathered[:] = steps
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    said = rf"here: .* \({', '.join(map(str, steps))}\); .* same folder: set GAN_SCRATCH"
+    with pytest.raises(InputError, match=said) if refused else nullcontext():
+        check_same_step(7, Path("here"))
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True
+
+
+class Shared(nn.Module):
+    """Stands for ``nn.SyncBatchNorm``, which refuses CPUs, among processes of equal parts of the batch."""
+
+    def __init__(self, n: int, *, eps: float, affine: bool, track_running_stats: bool) -> None:
+        super().__init__()
+        assert not affine
+        assert not track_running_stats
+        self.n, self.eps = n, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == self.n
+        return F.batch_norm(x.as_subclass(torch.Tensor), None, None, training=True, eps=self.eps)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 2)], ids=["units", "maps"])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_gain_and_shift_of_shared_statistics_are_those_of_batch_norm(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: torch.dtype, apart: float, affine: bool
+):
+    x, gain, shift = (torch.randn(s, generator=torch_stream(0, f"x{s}")) for s in (shape, (5,), (1, 5)))
+    given = (1 + gain, shift[0]) if affine else (None, None)
+    x = (3 * x + 1).to(dtype)
+    alone = layers.normalised(x, *given)
+    used: list[Shared] = []
+    monkeypatch.setattr(layers.nn, "SyncBatchNorm", lambda *a, **k: used.append(Shared(*a, **k)) or used[-1])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    shared = layers.normalised(x.as_subclass(OnGpu), *given)
+    assert len(used) == 1
+    assert shared.dtype == alone.dtype == dtype
+    torch.testing.assert_close(shared.as_subclass(torch.Tensor), alone, rtol=apart, atol=apart)
+
+
 # ---- two processes --------------------------------------------------------------------------------------------------
 
 # Both networks of each kind after one update of D and one of G, the numbers of these updates; then the whole run,
-# unbroken and broken off inside an interval of the log; then a number that is NaN in one process only.
+# unbroken and broken off inside an interval of the log; then a number that is NaN in one process only, and a checkpoint
+# that only the first process sees.
 WORKER = """
 import sys
 from pathlib import Path
 import numpy as np
 import torch
 from pipeline.core import ranks
+from pipeline.core.errors import InputError
 from pipeline.models.store import named_tensors, write_tensors
 from pipeline.training import adversarial, checkpoint
 from pipeline.training.checkpoint import RunState
@@ -134,6 +163,7 @@ class KilledError(Exception):
     pass
 
 torch.set_num_threads(1)
+adversarial.COLLAPSED = 1e9  # all samples are warned of
 out, rank = Path(sys.argv[2]), ranks.rank()
 with process_group(made.COMPUTE):
     for name, architecture in made.ARCHITECTURES.items():
@@ -164,6 +194,11 @@ with process_group(made.COMPUTE):
     state.step = 41
     state.add("d", torch.tensor([float("nan") if rank == 1 else 0.5]))
     (out / f"bad-{rank}").write_text(str(state.bad_step()))
+
+    try:
+        adversarial.train(images, run, made.COMPUTE, out / f"{name}-unbroken-{rank}", None)
+    except InputError as error:
+        (out / f"refused-{rank}").write_text(str(error))
 """
 
 
@@ -200,7 +235,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
-    assert "warning" not in errors[1], "only the first process talks"
+    assert "warning: seed 0, epoch 1: the samples have collapsed" in errors[0]
+    assert "warning: seed" not in errors[1], "only the first process talks"
     return out
 
 
@@ -313,6 +349,15 @@ def test_a_loss_that_is_nan_in_one_process_is_seen_by_both(two_processes: Path):
     assert [(two_processes / f"bad-{rank}").read_text() for rank in (0, 1)] == ["42", "42"]
 
 
+def test_processes_that_see_different_checkpoints_are_refused(two_processes: Path):
+    """The first one's run had ended; the folder of the second one is empty."""
+    for rank in (0, 1):
+        message = (two_processes / f"refused-{rank}").read_text()
+        where = two_processes / f"digits-unbroken-{rank}" / "seed0.safetensors"
+        assert message.startswith(f"{where}: the processes start from different steps (6, 0); ")
+        assert "set GAN_SCRATCH" in message
+
+
 # ---- the stage ------------------------------------------------------------------------------------------------------
 
 
@@ -352,7 +397,8 @@ def test_the_stage_as_two_processes_makes_one_model_folder(project: Path):
     names = sorted(path.name for path in (project / "out/model").iterdir())
     assert names == sorted([*tables, "networks.safetensors", "run.json"])
     (row,) = [json.loads(line) for line in (project / ".work/runs.jsonl").read_text().splitlines()]
-    assert (row["status"], row["images"]) == ("done", 6 * 8)
+    assert (row["status"], row["images"]) == ("done", 2 * 6 * 8), "both seeds"
+    assert json.loads((project / "out/model/run.json").read_text())["processes"] == 2
     assert [path.name for path in (project / ".work").iterdir() if path.name.startswith("train")] == []
     history = pd.read_parquet(project / "out/model/history.parquet")
     assert history[["seed", "step"]].to_numpy().tolist() == [[s, n] for s in (0, 1) for n in (2, 4, 6)]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_runs import GAN_MNIST, SVHN, made_run
 from ruamel.yaml import YAML
 from torch import nn
 
@@ -17,7 +18,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.seeding import torch_stream
 from pipeline.core.store import no_rejects, write_set
 from pipeline.models import dcgan
-from pipeline.models.build import ColourArchitecture, MnistArchitecture, build_generator, trained_discriminator
+from pipeline.models.build import build_generator, trained_discriminator
 from pipeline.models.layers import Convolution, Deconvolution, Linear, initialise
 from pipeline.models.released import Released
 from pipeline.models.store import read_into, read_run
@@ -26,7 +27,6 @@ from pipeline.training.take_released import Taken, take_released
 from stages import train
 
 ROOT = Path(__file__).resolve().parents[2]
-SVHN = ColourArchitecture(name="dcgan_svhn", z="gaussian", z_dim=5, filters=2, variant=dcgan.PAPER)
 RELEASED = Released(
     folder="svhn/arrays", generator="*_gen_params.jl_*.npy", discriminator="*_discrim_params.jl_*.npy", sha256=None
 )
@@ -34,27 +34,7 @@ WHERE = "params.yaml, train.runs.dcgan_svhn"
 
 
 def run_of(**changes: object) -> Run:
-    run = Run(
-        beta1=0.5,
-        beta2=0.999,
-        learning_rate=0.0002,
-        adam_epsilon=1e-8,
-        initial_std=0.02,
-        updates="alternate",
-        log_every_steps=10,
-        n_samples=6,
-        dataset="svhn",
-        architecture=SVHN,
-        seeds=[7],
-        batch_size=8,
-        constant_epochs=1,
-        decay_epochs=0,
-        l2=0.0,
-        sample_every_epochs=1,
-        selection=None,
-        released=RELEASED,
-    )
-    return dataclasses.replace(run, **changes)
+    return made_run(**({"n_samples": 6, "seeds": [7], "released": RELEASED} | changes))
 
 
 def originals() -> tuple[nn.Sequential, nn.Sequential]:
@@ -154,7 +134,8 @@ def test_nothing_trained_has_the_tables_and_no_rows():
     fresh = {"history": 10, "validation": 6, "health": 4}
     assert {name: getattr(trained, name).shape for name in fresh} == {name: (0, n) for name, n in fresh.items()}
     assert trained.samples.shape == (0, 6, 32, 32, 3)
-    assert (trained.samples.dtype, len(trained.sample_epochs), trained.steps) == (np.uint8, 0, 0)
+    assert (trained.samples.dtype, len(trained.sample_epochs)) == (np.uint8, 0)
+    assert (trained.steps, trained.images) == (0, 0)
 
 
 # ---- the stage, and what reads its model folder ---------------------------------------------------------------------
@@ -195,6 +176,19 @@ def test_the_discriminator_of_the_model_folder_is_the_original(folder: Path, sta
     assert (model.parent / "curves.csv").read_text().startswith("step,epoch,")
     with np.load(model.parent / "samples.npz") as samples:
         assert samples["images"].shape[0] == samples["epochs"].shape[0] == 0
+
+
+def test_only_the_first_of_several_processes_writes(
+    tmp_path: Path, folder: Path, stage: Callable[[dict], Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    model = stage({})
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("RANK", "0")
+    stage({})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["curves.csv", "model", "samples.npz"]
+    assert read_run(model)["processes"] == 2
 
 
 def test_a_prefix_of_the_discriminator_is_read_back(folder: Path, stage: Callable[[dict], Path]):
@@ -270,6 +264,5 @@ def test_a_pattern_that_nothing_matches(folder: Path):
 
 
 def test_networks_for_digits_and_several_seeds(folder: Path):
-    digits = MnistArchitecture(name="gan_mnist", z_dim=5, filters=0, hidden=16)
-    refused("of one network for RGB images: found gan_mnist with seeds", run_of(architecture=digits))
+    refused("of one network for RGB images: found gan_mnist with seeds", run_of(architecture=GAN_MNIST))
     refused(r"found dcgan_svhn with seeds \[0, 1\]; expected .* one seed", run_of(seeds=[0, 1]))

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
+from made_runs import made_run
 from torch import nn
 
 from pipeline.core.compute import Compute, autocast
@@ -23,36 +23,8 @@ RATE, L2 = 0.0002, 2.5e-5
 Weights = list[torch.Tensor]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they give on layers this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def run_of(architecture: Architecture, *, updates: str = "alternate", l2: float = L2, std: float = 0.1) -> Run:
-    return Run(
-        beta1=0.5,
-        beta2=0.999,
-        learning_rate=RATE,
-        adam_epsilon=1e-8,
-        initial_std=std,
-        updates=updates,
-        log_every_steps=10,
-        n_samples=4,
-        dataset="mnist",
-        architecture=architecture,
-        seeds=[0],
-        batch_size=12,
-        constant_epochs=1,
-        decay_epochs=0,
-        l2=l2,
-        sample_every_epochs=1,
-        selection=None,
-        released=None,
-    )
+def run_of(architecture: Architecture, *, l2: float = L2, std: float = 0.1) -> Run:
+    return made_run(architecture, learning_rate=RATE, initial_std=std, batch_size=12, l2=l2)
 
 
 def example(n: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
