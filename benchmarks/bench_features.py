@@ -29,7 +29,7 @@ from pipeline.evaluation.features import (
     with_fixed_statistics,
 )
 from pipeline.models.dcgan import discriminator_32, to_signed
-from pipeline.models.layers import initialise
+from pipeline.models.layers import Convolution, initialise
 
 COMPUTE = Compute(device="cpu", threads=2, precision="auto")
 CONFIG = Features(dtype="float16", batch_size=64, statistics_batch_size=128)
@@ -54,6 +54,7 @@ def macs(rows: nn.Sequential) -> int:
     total, side = 0, 32
     for row in rows:
         convolution = next(row.children())
+        assert isinstance(convolution, Convolution)
         side //= convolution.stride
         total += convolution.weight.numel() * side * side
     return total
