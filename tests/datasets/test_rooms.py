@@ -372,11 +372,13 @@ def _camera():
 )
 def test_numbers_of_entries(n_train, planted, mirrored, validation):
     numbers = {"n_train": n_train, "n_validation": validation, "n_planted": planted, "n_mirrored": mirrored}
+    n_groups = sum(1 for copy in range(planted) if copy == 0 or copy % 5)  # each fifth copy joins a group that exists
     try:
         asked = RenderedRooms(seed=0, **numbers)
     except ValueError:
-        assert planted > n_train * 5 / 6 or mirrored > planted - planted // 6
+        assert n_groups > n_train or mirrored > n_groups
         return
+    assert asked.n_groups == n_groups
     made = entries(asked)
     assert len({entry.key for entry in made}) == len(made) == sum(numbers.values())
     assert made == sorted(made, key=lambda entry: (entry.split, entry.key))
