@@ -38,7 +38,7 @@ DATASETS_READING = {
 }
 
 HEALTH_READING = [
-    "Gradients: norms, means since the row logged before. Diversity: the median distance of a generated image to the",
+    "Gradients: norms in the last updates of the run. Diversity: the median distance of a generated image to the",
     "nearest other one at fixed z, as a share of the same among real images; near 0, the generator gives one image.",
 ]
 
