@@ -34,10 +34,10 @@ from pipeline.datasets.faces import (
 from pipeline.datasets.in_place import check_pins
 from pipeline.datasets.photo_tables import BOX, SPLITS, read_tables
 from pipeline.datasets.workers import parallel
+from pipeline.evaluation.intervals import wilson
 
 WIDTHS_PX = (0.0, 32.0, 64.0, 128.0, np.inf)
 YAWS_DEG = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, np.inf)
-Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 WHOLE_PHOTOS = ("all", "photos with faces")  # groups in which what was found and what is right are the same faces
 READ = -1  # in place of a setting: the photo could be read
 
@@ -197,17 +197,6 @@ def swept_faces(rgb: np.ndarray, settings: list[FaceDetector]) -> Iterator[np.nd
 
 
 # Counting
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson 1927); NaN where n is 0."""
-    if n == 0:
-        return np.nan, np.nan
-    share, z2 = successes / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
-    # at the ends the bound is exactly 0 or 1, which rounding would miss
-    return (0.0 if successes == 0 else float(centre - half)), (1.0 if successes == n else float(centre + half))
 
 
 def _summary(

@@ -1,10 +1,12 @@
-"""The command `gan-tables`: what the project needs beside `dvc`. Every command also has a `make` target."""
+"""The command `gan-tables`: what the project needs beside `dvc`. Commands without arguments are `make` targets, too."""
 
 import functools
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -13,16 +15,16 @@ from pipeline.core.errors import InputError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def _command(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command that runs in the project's root and says bad input in a sentence."""
 
-    def register(function: Callable[[], None]) -> Callable[[], None]:
+    def register(function: Callable[..., None]) -> Callable[..., None]:
         @app.command(name)
         @functools.wraps(function)
-        def guarded() -> None:
+        def guarded(*args: object, **kwargs: object) -> None:
             try:
                 os.chdir(_root())
-                function()
+                function(*args, **kwargs)
             except InputError as error:
                 print(f"error: {error}", file=sys.stderr)
                 raise typer.Exit(1) from None
@@ -105,6 +107,34 @@ def after_repro() -> None:
         lines = [f"note: the reports were not compared with the last commit: {error}"]
     if lines:
         print("\n".join(lines))
+
+
+class Subject(StrEnum):
+    """What can be annotated."""
+
+    WINDOWS = "windows"
+    FACES = "faces"
+
+
+@_command("annotate")
+def annotate(
+    what: Annotated[Subject, typer.Argument(help="windows of bedrooms, or faces that show a concept")],
+    profile: Annotated[str, typer.Argument(help="embedded, laptop or paper")],
+) -> None:
+    """Write the page for drawing boxes around windows or picking exemplars of faces; needs the trained model."""
+    from pipeline.project.twins import TWINS
+
+    if profile not in ("embedded", *TWINS):
+        message = f"annotate: found the profile '{profile}'; expected embedded, {', '.join(TWINS)}"
+        raise InputError(message)
+    params_file = Path("params.yaml") if profile == "embedded" else Path("profiles") / profile / "params.yaml"
+
+    from pipeline.internals import annotation_page
+
+    written = annotation_page.write_page(what.value, profile, params_file)
+    if written.note:
+        print(f"note: {written.note}")
+    print(f"{written.page}: open it in a browser, and put the file that it downloads at {written.place}")
 
 
 if __name__ == "__main__":

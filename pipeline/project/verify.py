@@ -58,6 +58,59 @@ FLOORS: dict[str, float | dict[str, float]] = {
         "*": 8.0,  # % of about 250 altered images
     },
     "faces": {"*/n_true": 0.0, "*": 4.0},  # % of about 150 faces, and faces
+    # GANs that another machine trains to other weights, looked at through detectors that it trains likewise
+    # counts; but how far a picture's colours are reduced depends on the picture
+    **{f"dcgan_fig{n}": {"n_colours": 200.0, "scale": 1.0, "*": 0.0} for n in (2, 3, 10, 11)},
+    # % and distances in features
+    **{f"dcgan_fig4{run}": {"n_colours": 200.0, "scale": 1.0, "n_*": 0.0, "*": 25.0} for run in ("", "_faces")},
+    "dcgan_fig5": {"n_colours": 200.0, "scale": 1.0, "n_*": 0.0, "*": 15.0},  # %
+    "dcgan_fig6": {  # images of 400 with a detection, maps of 64 and 32
+        "n_colours": 200.0,
+        "scale": 1.0,
+        **dict.fromkeys(("n_shown", "*/n_images", "*/n_maps", "*/n_draws"), 0.0),
+        "detector/*/n_true": 0.0,
+        "detector/*/n_without": 0.0,
+        "detector/*/mean_iou": 0.1,
+        "detector/*": 30.0,
+        "*/n_boxes": 60.0,
+        "*/n_positive_weights": 12.0,
+        "*/n_dropped": 12.0,
+        "layer_8x8/classifier*/n_*": 500.0,
+        "layer_16x16/classifier*/n_*": 2000.0,
+        "*/accuracy_percent": 12.0,
+        "*/guessing_percent": 12.0,
+        "*/pixel_change": 0.05,
+        "*_fall_percent": 30.0,
+        "*": 120.0,
+    },
+    "dcgan_fig7": {  # % of 200 problems
+        "n_colours": 200.0,
+        "scale": 1.0,
+        **dict.fromkeys(("n_shown", "n_kinds", "*/n_problems", "attributes/*/n_images"), 0.0),
+        "n_kinds_left_out": 12.0,
+        "*/correlation": 0.1,
+        "*/mean_absolute_error_deg": 2.0,
+        "attributes/*": 8.0,
+        "*/n_gained": 40.0,
+        "*/n_lost": 40.0,
+        "*": 20.0,
+    },
+    "dcgan_fig8": {  # degrees
+        "n_colours": 200.0,
+        "scale": 1.0,
+        "n_*": 0.0,
+        "correlation*": 0.25,
+        "*_percent": 25.0,
+        "*": 12.0,
+    },
+    "sample_distances": {
+        **dict.fromkeys(("*/n_samples", "*/n_held_out", "*/n_images/*"), 0.0),
+        "*/ratio_of_medians": 0.5,
+        "*/n_nearer_than_any_held_out": 5.0,
+        "*/pixels/*": 5.0,
+        "*/mean_distance/*": 4.0,
+        "*": 20.0,
+    },
     "dcgan_fig9": 15.0,  # % of 70 digits of one seed: the standard error of a difference is 6 at 85 %
 }
 

@@ -9,7 +9,14 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.core.images import grid
-from pipeline.reporting import dataset_figures, probe_figures, sample_figures
+from pipeline.reporting import (
+    dataset_figures,
+    inside_figures,
+    latent_figures,
+    probe_figures,
+    sample_figures,
+    sample_grids,
+)
 from pipeline.reporting.drawing import Drawn, Metrics, canvas
 from pipeline.reporting.rows import read_results
 
@@ -72,7 +79,18 @@ def error_over_n(results: Path) -> Drawn:
 
 
 FIGURES: dict[str, Callable[[Path], Drawn]] = {
+    "dcgan_fig2": partial(sample_grids.after_epoch, run="dcgan_lsun", last=False),
+    "dcgan_fig3": partial(sample_grids.after_epoch, run="dcgan_lsun", last=True),
+    "dcgan_fig4": partial(latent_figures.walk, run="dcgan_lsun"),
+    "dcgan_fig4_faces": partial(latent_figures.walk, run="dcgan_faces"),
+    "dcgan_fig5": partial(inside_figures.guided_backprop, run="dcgan_lsun"),
+    "dcgan_fig6": inside_figures.forget_windows,
+    "dcgan_fig7": latent_figures.arithmetic,
+    "dcgan_fig8": latent_figures.turn,
     "dcgan_fig9": dcgan_fig9,
+    "dcgan_fig10": partial(sample_grids.of_trained, run="dcgan_faces", columns=14),
+    "dcgan_fig11": partial(sample_grids.of_trained, run="dcgan_imagenet", columns=20),
+    "sample_distances": sample_grids.sample_distances,
     "error_over_n": error_over_n,
     "duplicates": dataset_figures.duplicates,
     "faces": dataset_figures.faces,

@@ -7,7 +7,8 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.models.store import read_run
-from pipeline.reporting import health
+from pipeline.reporting import health, readings
+from pipeline.reporting.result_files import NOT_KEPT
 from pipeline.reporting.rows import Report
 from pipeline.reporting.tables import DATASETS
 
@@ -43,8 +44,15 @@ HEALTH_READING = [
 ]
 
 
-def report_page(profile: str, report: Report, reports: Path, models: list[Path]) -> str:
-    """Markdown of the whole report; links are relative to the folder ``reports``."""
+def report_page(profile: str, report: Report, reports: Path, models: list[Path], metrics: Path) -> str:
+    """Markdown of the whole report; links are relative to the folder ``reports``.
+
+    Parameters
+    ----------
+    reports : the tables are read from it
+    models : model folders, or the records of their runs
+    metrics : folder of the figures' metrics
+    """
     lines = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
     lines += [f"- {name}: {what}" for name, what in sorted(report.datasets.items())]
     lines += ["", "What became of every image, with contact sheets: [datasets.md](datasets.md).", ""]
@@ -59,29 +67,40 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path])
     lines += ["![Error over C, over the number of labels, and of the supervised trials](figures/table2_probes.png)", ""]
     lines += ["## DCGAN, Table 3: MNIST nearest-neighbour test error, %", "", *_table(reports, "dcgan_table3")]
     lines += ["![Test error over the number of generated digits](figures/error_over_n.png)", ""]
-    lines += ["## DCGAN, Figures 2 and 3: samples during training", ""]
-    lines += _samples(models)
+    lines += readings.section(profile, metrics, "samples", report.notes)
+    lines += ["## Samples during training, all colour runs", ""]
+    lines += _samples(models, metrics)
+    for name in ("walk", "guided_backprop", "forget_windows", "arithmetic", "turn"):
+        lines += readings.section(profile, metrics, name, report.notes)
     lines += ["## DCGAN, Figure 9: digits", ""]
     lines += ["![Real digits, GAN, DCGAN](figures/dcgan_fig9.png)", ""]
     lines += [
         "Chosen by order: the first seven test digits of each class, and of the streams that the table was measured"
     ]
     lines += ["on. A digit is recognised if the nearest real training digit has its label.", ""]
+    for name in ("grids", "distances"):
+        lines += readings.section(profile, metrics, name, report.notes)
     lines += ["## Training runs", "", *health.runs_table(models), "", "Curves: `dvc plots show`.", ""]
     lines += ["## Health of the training runs", "", *health.health_table(models), "", *HEALTH_READING, ""]
     return "\n".join(lines)
 
 
-def _samples(models: list[Path]) -> list[str]:
+def _samples(models: list[Path], metrics: Path) -> list[str]:
     """The pictures of the colour runs that this profile has trained; released networks came without samples."""
-    trained = {model.name for model in models if model.exists() and "released" not in read_run(model)}
-    shown = {name: what for name, what in SAMPLES.items() if name in trained}
+    runs = {model.name: read_run(model) for model in models if model.exists()}
+    shown = {name: what for name, what in SAMPLES.items() if name in runs and "released" not in runs[name]}
+    released = [name for name in SAMPLES if name in runs and name not in shown]
+    lines = [f"{', '.join(released)}: {NOT_KEPT[0].lower()}{NOT_KEPT[1:]}", ""] if released else []
     if not shown:
-        return ["Not run in this profile.", ""]
-    lines = ["Left after the first epoch, right after the last, at the same z; nothing is chosen by eye. The images"]
-    lines += ["are enlarged by a whole number; each picture has 256 colours, so that Git can hold it.", ""]
+        return lines or [readings.NOT_RUN, ""]
+    lines += [
+        "Left after the first epoch, right after the last, at the same z; nothing is chosen by eye. So that Git can"
+    ]
+    lines += ["hold a picture, its file has a palette.", ""]
     for name, what in shown.items():
         lines += [f"![Run {name}, {what}: after the first and the last epoch](figures/samples_{name}.png)", ""]
+        own = readings.read(metrics / f"samples_{name}.json")
+        lines += [f"{name}: images {readings.rendition(own)}.", ""] if "scale" in own else []
     return lines
 
 
@@ -175,7 +194,7 @@ def _table(reports: Path, name: str) -> list[str]:
     """A table of the page, short, with links to the whole one."""
     csv = reports / f"tables/{name}.csv"
     if not csv.is_file():
-        return ["Not run in this profile.", ""]
+        return [readings.NOT_RUN, ""]
     return [*_short_table(csv), "", f"All columns: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md).", ""]
 
 

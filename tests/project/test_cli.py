@@ -5,14 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.internals.annotation_page import Written
 from pipeline.project import cli, status
 from pipeline.project.lock import Report
 
-COMMANDS = ["verify-lock", "prune-lock", "verify", "profiles", "status", "after-repro"]
+COMMANDS = ["verify-lock", "prune-lock", "verify", "profiles", "status", "after-repro", "annotate"]
 
 
 @pytest.fixture
@@ -73,6 +75,33 @@ def test_status_before_any_run(project):
     done = run("status")
     assert done.exit_code == 0
     assert "no stage has run here yet" in done.output
+
+
+@pytest.mark.parametrize(
+    ("profile", "params_file"), [("embedded", "params.yaml"), ("paper", "profiles/paper/params.yaml")]
+)
+def test_annotate_says_where_the_page_is_and_where_the_file_goes(project, monkeypatch, profile, params_file):
+    def write_page(*given):
+        assert given == ("faces", profile, Path(params_file))
+        assert Path.cwd() == project
+        return Written(page=Path("page.html"), place=Path("place.json"), note="begins empty.")
+
+    monkeypatch.setattr("pipeline.internals.annotation_page.write_page", write_page)
+    done = run("annotate", "faces", profile)
+    assert done.exit_code == 0, done.output
+    assert done.output == (
+        "note: begins empty.\npage.html: open it in a browser, and put the file that it downloads at place.json\n"
+    )
+
+
+def test_annotate_refuses_what_it_does_not_know(project):
+    done = run("annotate", "faces", "../paper")
+    assert done.exit_code == 1
+    assert done.output == "error: annotate: found the profile '../paper'; expected embedded, laptop, paper\n"
+    done = run("annotate", "faces", "embedded")  # a project without params
+    assert done.exit_code == 1
+    assert done.output == "error: params.yaml: no such params file; run from the project's root\n"
+    assert run("annotate", "hats", "embedded").exit_code == 2
 
 
 def write_record(project, *rows, tail=""):

@@ -289,6 +289,12 @@ def test_a_whole_verification(tmp_path, monkeypatch):
         ("duplicates", ("lsun", "best", "recall_percent"), 8.0),
         ("faces", ("plain", "n_true"), 0.0),
         ("dcgan_table3", ("gan", "anything"), 1.0),
+        ("dcgan_fig6", ("layer_8x8", "n_maps"), 0.0),
+        ("dcgan_fig6", ("layer_8x8", "windows_dropped", "windows"), 120.0),
+        ("dcgan_fig6", ("layer_8x8", "windows_dropped", "windows_fall_percent"), 30.0),
+        ("dcgan_fig7", ("z", "exemplars_3", "share_percent"), 20.0),
+        ("dcgan_fig8", ("correlation_within_samples",), 0.25),
+        ("sample_distances", ("dcgan_lsun", "mean_distance", "held_out", "n_1000"), 4.0),
     ],
 )
 def test_each_kind_of_number_has_its_own_floor(tmp_path, table, key, allowed):

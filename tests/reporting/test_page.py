@@ -3,18 +3,22 @@
 import json
 import re
 
+import made_results as made
+import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline import papers
 from pipeline.core.errors import InputError
-from pipeline.core.records import write_table
-from pipeline.reporting import page, tables
+from pipeline.core.records import write_metrics, write_table
+from pipeline.reporting import page, readings, tables
 from pipeline.reporting.figures import FIGURES
+from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
 from pipeline.reporting.rows import Report
 
 DATASETS = {"mnist": "a few digits", "cifar10": "ten photographs", "svhn": "drawn house numbers"}
-REPORT = Report(comparable="no", notes={}, datasets=DATASETS)
+NOTES = {"dcgan_lsun": "16 filters", "dcgan_faces": "60 epochs", "dcgan_imagenet": ""}
+REPORT = Report(comparable="no", notes=NOTES, datasets=DATASETS)
 MACHINE = {"device": "cpu", "threads": 2, "precision": "bf16", "instruction_set": "avx512+amx+bf16"}
 
 
@@ -55,7 +59,7 @@ def reports(tmp_path):
 
 
 def test_page_shows_tables_figures_and_runs(reports):
-    text = page.report_page("embedded", REPORT, reports, [model(reports, "dcgan_mnist")])
+    text = page.report_page("embedded", REPORT, reports, [model(reports, "dcgan_mnist")], reports / "metrics")
     assert "They reproduce nothing" in text
     assert "| AlignMNIST | test_error_10m_samples | 1.40 |" in text
     for name in ("dcgan_fig9", "error_over_n", "table1_probes", "table2_probes"):
@@ -64,7 +68,7 @@ def test_page_shows_tables_figures_and_runs(reports):
 
 
 def test_page_has_every_row_of_the_probes(reports):
-    text = page.report_page("embedded", REPORT, reports, [])
+    text = page.report_page("embedded", REPORT, reports, [], reports / "metrics")
     for printed in (*papers.DCGAN_TABLE1, *papers.DCGAN_TABLE2):
         assert f"| {printed.row} | {printed.column} |" in text
     assert f"| {papers.DCGAN_SVM} | accuracy_400_per_class | 73.80 ± 0.40 | 73.00 ± 1.00 | draws |" in text
@@ -75,9 +79,21 @@ def test_page_has_every_row_of_the_probes(reports):
 def test_page_shows_the_samples_of_the_colour_runs_that_were_trained(reports):
     released = model(reports, "dcgan_imagenet", released="a folder of arrays")
     runs = [model(reports, "dcgan_mnist"), model(reports, "dcgan_svhn"), released, reports / "dcgan_faces"]
-    text = page.report_page("embedded", REPORT, reports, runs)
+    write_metrics(reports / "metrics/samples_dcgan_svhn.json", {"n_images": 25, "scale": 4, "n_colours": 186})
+    text = page.report_page("embedded", REPORT, reports, runs, reports / "metrics")
     assert re.findall(r"\(figures/(samples_\w+)\.png\)", text) == ["samples_dcgan_svhn"]
-    assert "each picture has 256 colours" in text
+    assert "dcgan_svhn: images enlarged 4 times, in 186 colours." in text
+    assert "dcgan_imagenet: no samples were kept: these networks were released" in text
+    only = "\n".join(page._samples([released], reports / "metrics"))
+    assert "no samples were kept" in only
+    assert readings.NOT_RUN not in only
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"), [(1, "at their own size, in 9"), (2, "enlarged 2 times, in 9"), (0.375, "at 37.5 %, in 9")]
+)
+def test_a_picture_says_how_its_images_were_changed(scale, told):
+    assert readings.rendition({"scale": scale, "n_colours": 9}) == f"{told} colours"
 
 
 def test_every_picture_of_samples_has_a_place():
@@ -85,15 +101,225 @@ def test_every_picture_of_samples_has_a_place():
 
 
 def test_page_says_that_a_run_collapsed(reports):
-    text = page.report_page("embedded", REPORT, reports, [model(reports, "dcgan_lsun")])
+    text = page.report_page("embedded", REPORT, reports, [model(reports, "dcgan_lsun")], reports / "metrics")
     assert "| dcgan_lsun | - | - | 0.255 | 0.010 after epoch 2 | **collapsed after epoch 2** (seed 0) |" in text
 
 
 def test_page_of_a_profile_with_little_in_it(tmp_path):
-    text = page.report_page("paper", REPORT, tmp_path, [model(tmp_path, "gan_mnist"), tmp_path / "dcgan_lsun"])
-    assert text.count("Not run in this profile.") == 4
+    text = page.report_page(
+        "paper", REPORT, tmp_path, [model(tmp_path, "gan_mnist"), tmp_path / "dcgan_lsun"], tmp_path / "metrics"
+    )
+    assert text.count(readings.NOT_RUN) == 4 + len(readings.SECTIONS)
     assert text.count("Not run in this profile: dcgan_lsun.") == 2
     assert "| gan_mnist | 0, 1 |" in text
+
+
+def drawn(reports, name, writer, *arguments, **options):
+    """The metrics of a figure of made-up results, where the page looks for them."""
+    results = reports / f"results_{name}"
+    results.mkdir(exist_ok=True)
+    writer(results, *arguments, **options)
+    write_metrics(reports / f"metrics/{name}.json", FIGURES[name](results).metrics)
+
+
+def shown(reports, section, profile="embedded", notes=NOTES):
+    return "\n".join(readings.section(profile, reports / "metrics", section, notes))
+
+
+def test_every_figure_of_section_6_has_a_place():
+    placed = {figure for section in readings.SECTIONS.values() for figure in section.pictures}
+    ours = {name for name in FIGURES if name.startswith("dcgan_fig") and name != "dcgan_fig9"} | {"sample_distances"}
+    assert placed == ours
+
+
+@pytest.mark.parametrize("section", readings.SECTIONS)
+def test_a_figure_that_has_not_run_is_no_picture(tmp_path, section):
+    for figure in readings.SECTIONS[section].pictures:
+        write_metrics(tmp_path / f"metrics/{figure}.json", {"n_results": 0})
+    text = shown(tmp_path, section)
+    assert text == f"## {readings.SECTIONS[section].heading}\n\n{readings.NOT_RUN}\n"
+
+
+def test_page_has_the_sections_in_the_papers_order(reports):
+    drawn(reports, "dcgan_fig6", made.write_forgetting)
+    text = page.report_page("embedded", REPORT, reports, [], reports / "metrics")
+    numbers = [int(found) for found in re.findall(r"## DCGAN, Figures? (\d+)", text)]
+    assert numbers == [2, 4, 5, 6, 7, 8, 9, 10]
+    assert text.count(readings.NOT_RUN) == len(readings.SECTIONS) - 1 + 1  # and no run was trained
+    assert "](figures/dcgan_fig6.png)" in text
+
+
+def test_samples_name_their_epochs(tmp_path):
+    for name in ("dcgan_fig2", "dcgan_fig3"):
+        drawn(tmp_path, name, made.write_samples)
+    text = shown(tmp_path, "samples")
+    assert "Here after epochs 1 and 5;" in text
+    assert "As in training, batch norm has the statistics of the samples' own batch" in text
+    assert "- `dcgan_fig3.png`: images at their own size, in 50 colours" in text
+    assert "Run dcgan_lsun: 16 filters." in text
+    assert re.findall(r"\(figures/(\w+)\.png\)", text) == ["dcgan_fig2", "dcgan_fig3"]
+
+
+def test_released_networks_are_not_said_not_to_have_run(tmp_path):
+    write_metrics(tmp_path / "metrics/dcgan_fig2.json", {"n_epochs": 0})
+    text = shown(tmp_path, "samples")
+    assert NOT_KEPT in text
+    assert readings.NOT_RUN not in text
+
+
+def test_a_figure_names_its_runs_and_where_their_notes_stand(tmp_path):
+    drawn(tmp_path, "dcgan_fig4", made.write_walk)
+    drawn(tmp_path, "dcgan_fig4_faces", made.write_walk, "dcgan_faces")
+    text = shown(tmp_path, "walk")
+    assert "Networks of run dcgan_lsun (its note stands at Figures 2 and 3)." in text
+    assert "Networks of run dcgan_faces (its note stands at Figures 10 and 11)." in text
+    assert "its note" not in shown(tmp_path, "walk", notes={})
+    drawn(tmp_path, "dcgan_fig10", lambda folder: np.savez(folder / "dcgan_faces.npz", images=made.numbered(196, 8)))
+    assert "Run dcgan_faces: 60 epochs." in shown(tmp_path, "grids")
+
+
+def test_walks_are_told_by_their_steps_and_shown_moving(tmp_path):
+    drawn(tmp_path, "dcgan_fig4", made.write_walk)
+    text = shown(tmp_path, "walk")
+    assert "- dcgan_lsun: the median step is 7.1 % of the median distance of two random z, the largest 21.4 %" in text
+    assert "](figures/walk_dcgan_lsun.webp)" in text
+    assert "dcgan_fig4_faces" not in text, "only one of the two has run"
+
+
+def test_guided_backprop_is_told_with_its_control(tmp_path):
+    drawn(tmp_path, "dcgan_fig5", made.write_guided)
+    text = shown(tmp_path, "guided_backprop")
+    assert re.search(r"trained D 57\.5 % \(\d+\.\d to \d+\.\d\), random D 27\.5 % .* difference \+30\.0 points", text)
+    assert "chance for the energy, the boxes' share of the area of these images: 25.0 and 25.0 %" in text
+    assert "trained D +57.5 points" in text, "an excess is a difference"
+    lines = [line for line in text.splitlines() if "difference" in line]
+    assert len(lines) == 9
+    assert all(line.endswith(": for the paper's claim") for line in lines)
+    drawn(tmp_path, "dcgan_fig5", made.write_guided, known=False)
+    assert "Where beds and windows are is not known" in shown(tmp_path, "guided_backprop")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.1, 2, "for the paper's claim"), (-2, -0.1, "against it"), (-1, 1, "not told apart")]
+)
+def test_a_difference_has_a_verdict_from_its_interval(low, high, verdict):
+    assert readings._verdict({"mean_points": 0.0, "low_points": low, "high_points": high}) == verdict
+
+
+def test_sheets_of_faces_outside_git_depend_on_a_stage(tmp_path):
+    drawn(tmp_path, "dcgan_fig5", made.write_guided)
+    assert "](sheets/guided_dcgan_faces.png)" in shown(tmp_path, "guided_backprop")
+    elsewhere = shown(tmp_path, "guided_backprop", profile="laptop")
+    assert "not in Git, where `guided_backprop@dcgan_faces` has run: `guided_dcgan_faces.png`" in elsewhere
+
+
+ASKED = {
+    "windows fell by more than half": "windows did not fall by more than half",
+    "beds fell by less than a quarter": "beds fell by a quarter or more",
+    "random maps took clearly fewer windows": "random maps did not take clearly fewer windows",
+}
+
+
+def test_forgetting_is_told_with_its_control(tmp_path):
+    drawn(tmp_path, "dcgan_fig6", made.write_forgetting)
+    text = shown(tmp_path, "forget_windows")
+    assert "- 8 x 8: with all maps, windows detected in 100 of 120 images, beds in 110\n  - the paper's rule" in text
+    assert "7 of 20 maps, 35 % (the paper's 200 of 512: 39 %): windows in 30 (-70 %), beds in 99 (-10 %)" in text
+    assert "7 of 12 maps, 58 % (the paper's 200 of 256: 78 %)" in text
+    assert "pixels change by 0.040; its regression tells 90 % of held-out places right (guessing: 50 %)" in text
+    assert "as many random maps: windows in 88 ± 2.6 (-12 %), beds in 104 ± 0.0 (-5 %), mean ± standard" in text
+    assert "deviation of 4 draws" in text
+    assert "our rule, 3 of 20 maps, 15 % (the paper's 200 of 512: 39 %): windows in 45 (-55 %)" in text
+    assert "its regression tells 60 % of held-out places right (guessing: 75 %)" in text
+    assert text.count("as the paper says: windows fell by more than half, beds fell by less than a quarter") == 4
+    assert "counts sees, in held-out rendered rooms: windows with precision 90 %, recall 84 %, and one in 6 of" in text
+    assert "draws the boxes sees, in held-out rendered rooms: windows with precision 80 %" in text
+    drawn(tmp_path, "dcgan_fig6", made.write_forgetting, judged=False)
+    assert "Nothing counts windows and beds here" in shown(tmp_path, "forget_windows")
+
+
+@pytest.mark.parametrize(
+    ("windows", "beds", "spread", "failed"),
+    [
+        (60, 24, 19, []),
+        (50, 24, 9, ["windows fell by more than half"]),
+        (60, 25, 9, ["beds fell by less than a quarter"]),
+        (60, 24, 20, ["random maps took clearly fewer windows"]),  # 40 + 20 is no less than 60
+        (40, 80, 10, list(ASKED)),
+    ],
+)
+def test_forgetting_is_judged_by_three_things(windows, beds, spread, failed):
+    own = {
+        "before": {"windows": 200, "beds": 100},
+        "windows_dropped": {"windows_fall_percent": windows, "beds_fall_percent": beds},
+        "random_dropped": {"windows_fall_percent": 40.0, "windows_sd": 2.0 * spread},
+    }
+    (verdict,) = readings._forgetting_verdict(own, "windows_dropped", "random_dropped")
+    told = ", ".join(no if yes in failed else yes for yes, no in ASKED.items())
+    assert verdict == f"{'not ' if failed else ''}as the paper says: {told}"
+
+
+def test_without_windows_before_there_is_no_verdict():
+    own = {"before": {"windows": 0, "beds": 9}, "windows_dropped": {"beds_fall_percent": 3.0}, "random_dropped": {}}
+    assert readings._forgetting_verdict(own, "windows_dropped", "random_dropped") == []
+
+
+def test_arithmetic_is_told_by_space_and_exemplars(tmp_path):
+    drawn(tmp_path, "dcgan_fig7", made.write_arithmetic)
+    text = shown(tmp_path, "arithmetic")
+    assert "- on z: 40.0 % (33.0 to 47.0) with 1, 60.0 % (53.0 to 67.0) with 3, 80.0 % (73.0 to 87.0) with 9" in text
+    assert "- control, random samples: 10.0 % (6.0 to 14.0)\n" in text
+    assert "held-out heads: smile 95 % (commoner value 55 %)" in text
+    assert "overlap: not told apart with 1, z ahead with 3, z ahead with 9" in text
+    assert "- on z, the same problems against 1: 50 gained, 10 lost with 3; 90 gained, 10 lost with 9" in text
+    assert "- 200 problems of 18 kinds; 6 more kinds were left out" in text
+    assert "they share exemplars, so the intervals are somewhat too narrow" in text
+    metrics = readings.read(tmp_path / "metrics/dcgan_fig7.json")
+    swapped = readings._compared(metrics["pixels"], metrics["z"])
+    assert "pixels ahead with 3, pixels ahead with 9" in swapped[0]
+    drawn(tmp_path, "dcgan_fig7", made.write_arithmetic, judged=False)
+    assert "Nothing judges the results here" in shown(tmp_path, "arithmetic")
+
+
+def test_turning_is_told_in_degrees(tmp_path):
+    drawn(tmp_path, "dcgan_fig8", made.write_turn)
+    text = shown(tmp_path, "turn")
+    assert "over 6 samples: 0.97; within a sample 1.00" in text
+    assert "-20.0 ± 3.7 at -1, 0.0 ± 3.7 at 0, 20.0 ± 3.7 at 1; higher at 1 than at -1 in 100 %" in text
+    assert "changes between -1 and 1: smile in 17 %, glasses in 33 %, light hair in 0 % of the samples" in text
+    assert "held-out heads" not in text, "nothing says how well the network sees the yaw"
+    drawn(tmp_path, "dcgan_fig7", made.write_arithmetic)
+    text = shown(tmp_path, "turn")
+    assert "sees the yaw, on held-out heads: correlation 0.93, mean error 4.2 degrees" in text
+    assert "dcgan_fig7.png" not in text
+    drawn(tmp_path, "dcgan_fig8", made.write_turn, n_draws=3)
+    assert "rises by 42.0 ± 2.0 degrees, mean ± standard deviation of 3 turn vectors" in shown(tmp_path, "turn")
+    drawn(tmp_path, "dcgan_fig8", made.write_turn, judged=False)
+    assert "Nothing measures the yaw here" in shown(tmp_path, "turn")
+
+
+@pytest.mark.parametrize(("section", "figure"), [("forget_windows", 6), ("arithmetic", 7), ("turn", 8)])
+def test_where_nothing_is_annotated_the_page_says_how(tmp_path, section, figure):
+    write_metrics(tmp_path / f"metrics/dcgan_fig{figure}.json", {"n_shown": 0})
+    text = shown(tmp_path, section)
+    assert NOT_KNOWN in text
+    assert "](figures/" not in text
+
+
+def test_distances_say_what_the_paper_thinks_of_neighbours(tmp_path):
+    drawn(tmp_path, "sample_distances", made.write_distances)
+    text = shown(tmp_path, "distances")
+    assert "section 6, makes no such search: neighbours in pixel space are trivially fooled" in text
+    assert "Ours are neighbours in D's features" in text
+    assert "(Euclidean, pixels from 0 to 1)" in text
+    assert "nearest of 10,000 samples: 50 held-out images 8.000, 80 training images 7.000" in text
+    assert "held-out images: 0.50 in D's features and 0.40 in pixels; 2 of only 5 samples are nearer than any" in text
+    assert "of 9 held-out images in features" in text
+    assert "flat images, such as ImageNet's flat textures, are near to anything" in text
+    assert "](sheets/nearest_dcgan_lsun.png)" in text
+    elsewhere = shown(tmp_path, "distances", profile="laptop")
+    assert "](sheets/" not in elsewhere
+    assert "In `data/laptop/sheets/`, not in Git: `nearest_dcgan_lsun.png`" in elsewhere
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from PIL import Image
 from pipeline.core.errors import InputError
 from pipeline.reporting import drawing
 from pipeline.reporting.figures import FIGURES
+from pipeline.reporting.mosaic import GAP_PX
 from pipeline.reporting.rows import NOT_RUN
-from pipeline.reporting.sample_figures import GAP_PX, MARGIN_PX, RUNS, SQUARE, TITLE_PX, samples
+from pipeline.reporting.sample_figures import MARGIN_PX, RUNS, SQUARE, TITLE_PX, samples
 
 MOST_BYTES = 500_000  # of a picture in Git
 MOST_SHIFT = 40  # levels of 255 that the palette may move a channel by

@@ -44,6 +44,16 @@ def tiny_params() -> dict:
             run |= {"seeds": [0, 1], "batch_size": 500}
             run["selection"] = {"every_epochs": 1, "batch_size": 100, "n_images": [100]}
     values["train"] |= {"log_every_steps": 2, "n_samples": 10}
+    internals = values["internals"]
+    internals["reference"]["n_images"] = 12
+    internals["samples"] |= {"n_shown": 20, "n_held_out": 4, "n_images": 5, "n_samples": [10, 30]}
+    internals["walk"] |= {"n_points": 3, "frames_per_segment": 4, "n_random_pairs": 5}
+    internals["guided_backprop"] |= {"n_images": 20, "n_judged": 3}
+    internals["part_detector"] |= {"filters": 4, "steps": 5, "batch_size": 4}
+    internals["forget_windows"] |= {"n_labelled": 12, "n_folds": 2, "n_judged": 10, "n_random_draws": 2}
+    internals["face_attributes"] |= {"filters": 4, "steps": 5, "batch_size": 4}
+    internals["arithmetic"] |= {"n_deck": 60, "n_exemplars": [1, 3], "n_problems": 6, "confidence": 0.5}
+    internals["turn"] |= {"extreme_share": 0.1, "n_judged": 5}
     values["kmeans"] |= {"n_maps": 8, "n_patches": 500, "iterations": 5, "batch_size": 100}
     values["probe"]["cifar10"] |= {"n_validation": 40, "C": [0.001, 0.01], "labels_per_class": [2, 4]}
     values["probe"]["svhn"] |= {"C": [0.001, 0.01], "labels_per_class": [2], "draws_to_test": 3}
@@ -74,7 +84,7 @@ def call_stage(cmd: str) -> None:
 
 def run_graph(folder: Path) -> dict[str, str]:
     """Run all stages in ``folder``; return the sha256 of every file that they wrote."""
-    for name in ("pipeline", "stages"):
+    for name in ("pipeline", "stages", "annotations"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder)
     YAML().dump(tiny_params(), folder / "params.yaml")

@@ -1,0 +1,502 @@
+"""What the figures of DCGAN's section 6 say, in words and numbers, for the report page."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.reporting import rows
+from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
+
+NOT_RUN = f"{rows.NOT_RUN.capitalize()}."
+ABSENT = {"n_results": 0}  # metrics of a figure that has not run
+NOTHING = {"n_shown": NOT_KNOWN, "n_epochs": NOT_KEPT}  # 0 of these: why there is nothing to show
+SHEETS_IN_GIT = "embedded"  # elsewhere they show photographs
+RUNS = {  # whose networks a figure shows
+    **dict.fromkeys(("dcgan_fig2", "dcgan_fig3", "dcgan_fig4", "dcgan_fig5", "dcgan_fig6"), "dcgan_lsun"),
+    **dict.fromkeys(("dcgan_fig4_faces", "dcgan_fig7", "dcgan_fig8", "dcgan_fig10"), "dcgan_faces"),
+    "dcgan_fig11": "dcgan_imagenet",
+}
+NOTED_AT = {"dcgan_lsun": "Figures 2 and 3", "dcgan_faces": "Figures 10 and 11"}
+MEASURES = {  # of Figure 5
+    "energy": "energy of the guided gradient",
+    "excess": "excess energy (ours)",
+    "centre": "centre of the receptive field",
+}
+BOXES = {"boxes": "bed or window boxes", "bed": "bed boxes", "window": "window boxes"}
+RULES = {  # of Figure 6: what is dropped -> the rule, its random maps, its regression
+    "windows_dropped": ("the paper's rule", "random_dropped", "classifier_random"),
+    "strongest_dropped": ("our rule", "random_strongest_dropped", "classifier_matched"),
+}
+PAPER_SHARE = {"8x8": "the paper's 200 of 512: 39 %", "16x16": "the paper's 200 of 256: 78 %"}
+SPACES = {
+    "z": "on z",
+    "pixels": "on pixels",
+    "start": "control, G of the mean z of C as it is",
+    "chance": "control, random samples",
+}
+
+Metrics = dict[str, Any]
+Reading = Callable[[dict[str, Metrics]], list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading, its figures, what they are, and what their metrics say, if they ran.
+
+    Attributes
+    ----------
+    pictures : figure -> what its picture shows
+    reading : takes the metrics of the figures that ran, and of those in ``also``
+    more : takes the profile and the metrics of the figures that ran; further pictures
+    """
+
+    heading: str
+    pictures: dict[str, str]
+    text: str
+    reading: Reading
+    also: tuple[str, ...] = ()
+    more: Callable[[str, dict[str, Metrics]], list[str]] = lambda _profile, _found: []
+
+
+def section(profile: str, metrics: Path, name: str, notes: dict[str, str]) -> list[str]:
+    """Markdown of one of ``SECTIONS``; links are relative to the reports.
+
+    Parameters
+    ----------
+    metrics : folder of the figures' metrics
+    notes : run -> what was reduced in it
+    """
+    wanted = SECTIONS[name]
+    lines = [f"## {wanted.heading}", ""]
+    found = _ran(metrics, wanted.pictures)
+    if not found:
+        return [*lines, NOT_RUN, ""]
+    shown = {figure: own for figure, own in found.items() if _why_nothing(own) is None}
+    if not shown:
+        return [*lines, *dict.fromkeys(filter(None, map(_why_nothing, found.values()))), ""]
+    for figure in shown:
+        lines += [f"![{wanted.pictures[figure]}](figures/{figure}.png)", ""]
+    lines += [f"{wanted.text} {_runs(name, shown, notes)}".strip(), ""]
+    lines += [*wanted.reading(shown | _ran(metrics, wanted.also)), ""]
+    return lines + wanted.more(profile, shown)
+
+
+def read(path: Path) -> Metrics:
+    """The metrics of a figure, ``ABSENT`` if there are none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ABSENT
+
+
+def rendition(metrics: Metrics) -> str:
+    """How the images of a picture differ from the arrays: scale, and how many colours its file has room for."""
+    scale = metrics["scale"]
+    size = "at their own size" if scale == 1 else f"enlarged {scale} times" if scale > 1 else f"at {100 * scale:g} %"
+    return f"{size}, in {metrics['n_colours']} colours"
+
+
+def _ran(metrics: Path, figures: Iterable[str]) -> dict[str, Metrics]:
+    return {figure: own for figure in figures if (own := read(metrics / f"{figure}.json")) != ABSENT}
+
+
+def _why_nothing(own: Metrics) -> str | None:
+    return next((reason for name, reason in NOTHING.items() if own == {name: 0}), None)
+
+
+def _runs(name: str, shown: dict[str, Metrics], notes: dict[str, str]) -> str:
+    """Whose networks these are; the note of a run stands where its samples are shown, and elsewhere a pointer to it."""
+    told = []
+    for run in dict.fromkeys(RUNS[figure] for figure in shown if figure in RUNS):
+        note = notes.get(run)
+        if name in ("samples", "grids"):
+            told.append(f"Run {run}: {note}." if note else f"Run {run}.")
+        else:
+            told.append(f"Networks of run {run}" + (f" (its note stands at {NOTED_AT[run]})." if note else "."))
+    return " ".join(told)
+
+
+# ---- readings -------------------------------------------------------------------------------------------------------
+
+
+def _samples(found: dict[str, Metrics]) -> list[str]:
+    after = [str(metrics["epoch"]) for metrics in found.values()]
+    epochs = f"epoch{'s' if len(after) > 1 else ''} {' and '.join(after)}"
+    return [f"Here after {epochs}; the paper's after epochs 1 and 5, of three million bedrooms.", *_shown_as(found)]
+
+
+def _shown_as(found: dict[str, Metrics]) -> list[str]:
+    """Files in Git are small."""
+    return ["", *(f"- `{name}.png`: images {rendition(own)}" for name, own in found.items())]
+
+
+def _walk(found: dict[str, Metrics]) -> list[str]:
+    lines = []
+    for figure, metrics in found.items():
+        steps = metrics.get("features", {})
+        if "largest_step_percent" not in steps:
+            continue
+        lines.append(
+            f"- {RUNS[figure]}: the median step is {steps['median_step_percent']:.1f} % of the median distance of two "
+            f"random z, the largest {steps['largest_step_percent']:.1f} % ({steps['median_step']:.3g} and "
+            f"{steps['largest_step']:.3g} of {steps['median_random_pair']:.3g})"
+        )
+    return lines
+
+
+def _guided_backprop(found: dict[str, Metrics]) -> list[str]:
+    metrics = found.get("dcgan_fig5", {})
+    if "trained" not in metrics:
+        return ["Where beds and windows are is not known for these images."]
+    trained, random, more = (metrics[name] for name in ("trained", "random", "trained_minus_random"))
+    lines = [
+        f"- {what}, in {boxes}: trained D {_interval(trained[measure])}, random D {_interval(random[measure])}, "
+        f"difference {_interval(more[measure])}: {_verdict(more[measure])}"
+        for kind, what in MEASURES.items()
+        for name, boxes in BOXES.items()
+        if (measure := f"{kind}_in_{name}") in more
+    ]
+    area = f"{trained['area_of_boxes_percent']:.1f} and {random['area_of_boxes_percent']:.1f} %"
+    return [
+        *lines,
+        f"- chance for the energy, the boxes' share of the area of these images: {area}",
+        f"- intervals: 95 %, bootstrapped over the {metrics['n_features']} features of each network; there is one "
+        "trained and one random network, so the intervals cover features, not seeds",
+    ]
+
+
+def _verdict(difference: Metrics) -> str:
+    if difference["low_points"] > 0:
+        return "for the paper's claim"
+    return "against it" if difference["high_points"] < 0 else "not told apart"
+
+
+def _forget_windows(found: dict[str, Metrics]) -> list[str]:
+    metrics = found["dcgan_fig6"]
+    judged = {layer: metrics.get(f"layer_{layer}", {}) for layer in PAPER_SHARE}
+    lines = [
+        f"- {layer.replace('x', ' x ')}: {_forgotten(own, PAPER_SHARE[layer])}"
+        for layer, own in judged.items()
+        if {"before", "windows_dropped"} <= own.keys()
+    ]
+    if not lines:
+        lines = ["Nothing counts windows and beds here: the detector needs rooms whose boxes are known."]
+    use = {"labeller": "the detector that draws the boxes", "counter": "the detector that counts"}
+    for name, parts in metrics.get("detector", {}).items():
+        told = [
+            f"{part}s with precision {own['precision_percent']:.0f} %, recall {own['recall_percent']:.0f} %, and one "
+            f"in {own['n_found_without']} of {own['n_without']} rooms without"
+            for part, own in parts.items()
+            if {"precision_percent", "recall_percent"} <= own.keys()
+        ]
+        lines += [f"- {use.get(name, name)} sees, in held-out rendered rooms: {'; '.join(told)}"] if told else []
+    return lines
+
+
+def _forgotten(own: Metrics, paper_share: str) -> str:
+    n, before = own["n_images"], own["before"]
+    told = [f"with all maps, windows detected in {before['windows']} of {n} images, beds in {before['beds']}"]
+    for name, (rule, control, classifier) in RULES.items():
+        if name not in own:
+            continue
+        after, regression = own[name], own.get(classifier, {})
+        share = f"{after['n_dropped']} of {own['n_maps']} maps, {100 * after['n_dropped'] / own['n_maps']:.0f} %"
+        told.append(
+            f"{rule}, {share} ({paper_share}): {_detected(after)}; pixels change by {after['pixel_change']:.3f}"
+        )
+        if "accuracy_percent" in regression:
+            told[-1] += (
+                f"; its regression tells {regression['accuracy_percent']:.0f} % of held-out places right (guessing: "
+                f"{regression['guessing_percent']:.0f} %)"
+            )
+        if control in own:
+            random = own[control]
+            told.append(
+                f"as many random maps: {_detected(random)}, mean ± standard deviation of {random['n_draws']} draws; "
+                f"pixels change by {random['pixel_change']:.3f}"
+            )
+        told += [f"verdict on {rule}: {verdict}" for verdict in _forgetting_verdict(own, name, control)]
+    return "\n  - ".join(told)
+
+
+def _detected(after: Metrics) -> str:
+    return ", ".join(f"{part} in {_fall(after, part)}" for part in ("windows", "beds"))
+
+
+def _fall(after: Metrics, part: str) -> str:
+    spread = f" ± {after[f'{part}_sd']:.1f}" if f"{part}_sd" in after else ""
+    change = f" ({-after[f'{part}_fall_percent']:+.0f} %)" if f"{part}_fall_percent" in after else ""
+    return f"{after[part]:.4g}{spread}{change}"
+
+
+def _forgetting_verdict(own: Metrics, name: str, control: str) -> list[str]:
+    """The three things that are asked, in words; nothing where there was no window or bed before, or no control."""
+    falls = [own[name].get(f"{part}_fall_percent") for part in ("windows", "beds")]
+    if None in falls or control not in own:
+        return []
+    windows, beds = falls
+    most = own[control]["windows_fall_percent"] + 100 * own[control].get("windows_sd", 0.0) / own["before"]["windows"]
+    asked = (
+        (windows > 50, "windows fell by more than half", "windows did not fall by more than half"),
+        (beds < 25, "beds fell by less than a quarter", "beds fell by a quarter or more"),
+        (most < windows, "random maps took clearly fewer windows", "random maps did not take clearly fewer windows"),
+    )
+    summary = "as the paper says" if all(holds for holds, *_ in asked) else "not as the paper says"
+    return [f"{summary}: {', '.join(yes if holds else no for holds, yes, no in asked)}"]
+
+
+def _arithmetic(found: dict[str, Metrics]) -> list[str]:
+    metrics = found["dcgan_fig7"]
+    lines = []
+    for space, title in SPACES.items():
+        shares = metrics.get(space, {})
+        told = [_share(own) + (f" with {_number(key)}" if len(shares) > 1 else "") for key, own in shares.items()]
+        lines += [f"- {title}: {', '.join(told)}"] if told else []
+    if not lines:
+        lines = ["Nothing judges the results here: the classifier needs faces whose attributes are known."]
+    else:
+        lines += _compared(metrics.get("z", {}), metrics.get("pixels", {}))
+        lines += [f"- {line}" for space in ("z", "pixels") for line in _gained(metrics.get(space, {}), SPACES[space])]
+        n_problems = next(own["n_problems"] for space in SPACES for own in metrics.get(space, {}).values())
+        n_left_out = metrics["n_kinds_left_out"]
+        lines.append(f"- {n_problems} problems of {metrics['n_kinds'] - n_left_out} kinds")
+        if n_left_out:
+            lines[-1] += f"; {n_left_out} more kinds were left out, as too few samples show their concepts"
+    told = [
+        f"{name.replace('_', ' ')} {own['accuracy_percent']:.0f} % (commoner value {own['majority_percent']:.0f} %)"
+        for name, own in metrics.get("attributes", {}).items()
+        if {"accuracy_percent", "majority_percent"} <= own.keys()
+    ]
+    return lines + ([f"- the classifier is right on held-out heads: {', '.join(told)}"] if told else [])
+
+
+def _number(key: str) -> str:
+    """Of exemplars."""
+    return key.removeprefix("exemplars_")
+
+
+def _share(own: Metrics) -> str:
+    return f"{own['share_percent']:.1f} % ({own['low_percent']:.1f} to {own['high_percent']:.1f})"
+
+
+def _compared(z: Metrics, pixels: Metrics) -> list[str]:
+    """z against pixels at each number of exemplars, by whether the intervals overlap."""
+    told = []
+    for key in z:
+        if key not in pixels:
+            continue
+        ahead = "not told apart"
+        if z[key]["low_percent"] > pixels[key]["high_percent"]:
+            ahead = "z ahead"
+        elif pixels[key]["low_percent"] > z[key]["high_percent"]:
+            ahead = "pixels ahead"
+        told.append(f"{ahead} with {_number(key)}")
+    return [f"- z against pixels, by whether the intervals overlap: {', '.join(told)}"] if told else []
+
+
+def _gained(shares: Metrics, title: str) -> list[str]:
+    """The same problems with more exemplars."""
+    if len(shares) < 2:
+        return []
+    fewest, *others = shares
+    told = [f"{shares[key]['n_gained']} gained, {shares[key]['n_lost']} lost with {_number(key)}" for key in others]
+    return [f"{title}, the same problems against {_number(fewest)}: {'; '.join(told)}"]
+
+
+def _turn(found: dict[str, Metrics]) -> list[str]:
+    metrics = found["dcgan_fig8"]
+    if "correlation" not in metrics:
+        return ["Nothing measures the yaw here: the network for it needs faces whose yaw is known."]
+    at = {coefficient: metrics.get(f"yaw_at_{name}") for name, coefficient in (("minus_1", -1), ("0", 0), ("1", 1))}
+    told = ", ".join(
+        f"{own['mean_deg']:.1f} ± {own.get('sd_deg', 0):.1f} at {coefficient}" for coefficient, own in at.items() if own
+    )
+    lines = [
+        f"- correlation of predicted yaw and coefficient over {metrics['n_samples']} samples: "
+        f"{metrics['correlation']:.2f}; within a sample {metrics['correlation_within_samples']:.2f}",
+        f"- mean yaw and standard deviation, degrees: {told}; higher at 1 than at -1 in "
+        f"{metrics['yaw_rises_percent']:.0f} % of the samples",
+    ]
+    rise = metrics["yaw_rise"]
+    if "sd_over_vectors_deg" in rise:
+        lines.append(
+            f"- from -1 to 1 the yaw rises by {rise['mean_deg']:.1f} ± {rise['sd_over_vectors_deg']:.1f} degrees, mean "
+            f"± standard deviation of {metrics['n_vectors']} turn vectors, each of exemplars drawn anew"
+        )
+    changed = ", ".join(
+        f"{name.removesuffix('_percent').replace('_', ' ')} in {share:.0f} %"
+        for name, share in metrics["changed"].items()
+    )
+    lines.append(
+        f"- what else changes between -1 and 1: {changed} of the samples (a network says yes at one, no at the other)"
+    )
+    yaw = found.get("dcgan_fig7", {}).get("attributes", {}).get("yaw", {})
+    if "mean_absolute_error_deg" in yaw:
+        correlation = f"correlation {yaw['correlation']:.2f}, " if "correlation" in yaw else ""
+        lines.append(
+            f"- the network that sees the yaw, on held-out heads: {correlation}mean error "
+            f"{yaw['mean_absolute_error_deg']:.1f} degrees"
+        )
+    return lines
+
+
+def _grids(found: dict[str, Metrics]) -> list[str]:
+    counts = " and ".join(str(metrics["n_images"]) for metrics in found.values())
+    told = f"The first {counts} samples of their stream, with fixed batch-norm statistics; nothing is chosen by eye."
+    return [told, *_shown_as(found)]
+
+
+def _distances(found: dict[str, Metrics]) -> list[str]:
+    lines = []
+    for run, metrics in found["sample_distances"].items():
+        told = []
+        over_n = metrics.get("mean_distance", {})
+        if over_n.get("held_out") and over_n.get("training"):
+            n = list(over_n["held_out"])[-1]
+            sides = [
+                f"{metrics['n_images'][side]} {name} images {list(over_n[side].values())[-1]:.3f}"
+                for side, name in (("held_out", "held-out"), ("training", "training"))
+            ]
+            among = f"{int(n.removeprefix('n_')):,} samples"
+            told.append(f"mean distance to the nearest of {among}: {', '.join(sides)}")
+        near = metrics.get("nearest_training_image", {})
+        ratios = [
+            f"{near[space]['ratio_of_medians']:.2f} in {name}"
+            for space, name in (("features", "D's features"), ("pixels", "pixels"))
+            if "ratio_of_medians" in near.get(space, {})
+        ]
+        if ratios:
+            own = near.get("features") or near["pixels"]
+            told.append(
+                f"nearest training image, median of samples / median of held-out images: {' and '.join(ratios)}; "
+                f"{own['n_nearer_than_any_held_out']} of only {own['n_samples']} samples are nearer than any of "
+                f"{own['n_held_out']} held-out images{' in features' if 'features' in near else ''}"
+            )
+        lines += [f"- {run}: {'; '.join(told)}"] if told else []
+    return lines
+
+
+def _interval(own: Metrics) -> str:
+    """A mean with its interval, in % or, of a difference, in points."""
+    if "mean_points" in own:
+        return f"{own['mean_points']:+.1f} points ({own['low_points']:+.1f} to {own['high_points']:+.1f})"
+    return f"{own['mean_percent']:.1f} % ({own['low_percent']:.1f} to {own['high_percent']:.1f})"
+
+
+# ---- further pictures -----------------------------------------------------------------------------------------------
+
+
+def _animations(_profile: str, found: dict[str, Metrics]) -> list[str]:
+    runs = [RUNS[figure] for figure in found]
+    return [line for run in runs for line in (f"![The walk of {run}, animated](figures/walk_{run}.webp)", "")]
+
+
+def _guided_faces(profile: str, _found: dict[str, Metrics]) -> list[str]:
+    what = "the same panels for the run on faces, random D left"
+    return _sheets(profile, ["guided_dcgan_faces"], what, where="where `guided_backprop@dcgan_faces` has run")
+
+
+def _nearest(profile: str, found: dict[str, Metrics]) -> list[str]:
+    what = "rows of samples, of their nearest training images in D's features, and of those in pixels"
+    return _sheets(profile, [f"nearest_{run}" for run in found["sample_distances"]], what)
+
+
+def _sheets(profile: str, names: list[str], what: str, *, where: str = "") -> list[str]:
+    """Sheets that may show photographs: outside the embedded profile they are named, not shown."""
+    if profile != SHEETS_IN_GIT:
+        files = ", ".join(f"`{name}.png`" for name in names)
+        there = ", ".join(filter(None, (f"In `data/{profile}/sheets/`", "not in Git", where)))
+        return [f"{there}: {files} ({what}).", ""]
+    return [line for name in names for line in (f"![{name}: {what}](sheets/{name}.png)", "")]
+
+
+SECTIONS = {
+    "samples": Section(
+        heading="DCGAN, Figures 2 and 3: bedrooms after the first and the last epoch",
+        pictures={"dcgan_fig2": "Bedrooms after the first epoch", "dcgan_fig3": "Bedrooms after the last epoch"},
+        text="The same z in both, drawn before training; nothing is chosen by eye. As in training, batch norm "
+        "has the statistics of the samples' own batch; in Figures 4 to 8, 10 and 11 they are fixed.",
+        reading=_samples,
+    ),
+    "walk": Section(
+        heading="DCGAN, Figure 4: a walk through z",
+        pictures={
+            "dcgan_fig4": "Bedrooms along a walk, and the size of its steps",
+            "dcgan_fig4_faces": "Faces along a walk, and the size of its steps",
+        },
+        text="A row leads in equal steps from one random z towards the next. A generator that had stored images "
+        "would stand still and then jump, by as much as two random z differ. Distances are those in the "
+        "features of the run's own D, with fixed batch-norm statistics.",
+        reading=_walk,
+        more=_animations,
+    ),
+    "guided_backprop": Section(
+        heading="DCGAN, Figure 5: what D responds to",
+        pictures={
+            "dcgan_fig5": "Guided backpropagation of a random and of the trained D, bedrooms",
+        },
+        text="What the strongest responses of D's last maps come from: left a random D, right the trained one. "
+        "Grey is no gradient, and what lies outside the image. The paper looks at six features; here every "
+        "feature of the last maps is judged by the true boxes of beds and windows, where they are known. The centre of "
+        "a response says little: its field of 61 pixels covers nearly the whole image, and centres lie on a grid of 16 "
+        "places, for which the area of the boxes is no baseline. Excess energy is what lies in the boxes beyond what "
+        "the same network's other responses at the same place have there; it was settled on after simpler measures had "
+        "been tried.",
+        reading=_guided_backprop,
+        more=_guided_faces,
+    ),
+    "forget_windows": Section(
+        heading="DCGAN, Figure 6: forgetting windows",
+        pictures={"dcgan_fig6": "The same bedrooms with all maps, without those of windows, without random ones"},
+        text="The two upper rows are the paper's: the same z with all maps, and without those of the second "
+        "highest layer that have a positive weight in a logistic regression on window or not. The paper does "
+        "not quite say which layer that is: 8 x 8 (512 maps in the paper, of which 200 are 39 %) or 16 x 16 (256 maps, "
+        "78 %). Our rule drops those with the largest weights in a second regression, ours: a place in a window "
+        "against the same place of a sample without one. The paper drops no random maps for comparison. One detector "
+        "draws the boxes, unless a person has, and another counts; their precision and recall below are of rendered "
+        "rooms, on samples they are not known. The verdict asks for three things, whose limits are ours: windows fall "
+        "by more than half, beds by less than a quarter, and windows clearly less without random maps (mean fall plus "
+        "one standard deviation).",
+        reading=_forget_windows,
+    ),
+    "arithmetic": Section(
+        heading="DCGAN, Figure 7: arithmetic on z",
+        pictures={"dcgan_fig7": "Exemplars, their means, and what A - B + C gives on z and on pixels"},
+        text="A - B + C of z that are means over exemplars: G of it in the middle of the nine, with uniform noise "
+        "added around it; in the last row of each the same with pixels. The pictured exemplars are drawn by seed, "
+        "unless a person named them, and the sum may fail. Right is a result in which the classifier sees both "
+        "attributes that it should have; numbers after `with` and `against` are exemplars a concept. Intervals: 95 %, "
+        "as if the problems were independent; they share exemplars, so the intervals are somewhat too narrow.",
+        reading=_arithmetic,
+    ),
+    "turn": Section(
+        heading="DCGAN, Figure 8: turning heads",
+        pictures={"dcgan_fig8": "Five faces along the turn vector, and the predicted yaw"},
+        text="In the middle column random samples; beside them the samples moved along the turn vector, half the "
+        "difference of the mean z of faces that look right and of faces that look left, times the "
+        "coefficient. Unless a person named the exemplars, a network chose them among the deck's most turned faces.",
+        reading=_turn,
+        also=("dcgan_fig7",),
+    ),
+    "grids": Section(
+        heading="DCGAN, Figures 10 and 11: faces and ImageNet",
+        pictures={"dcgan_fig10": "Samples of faces", "dcgan_fig11": "Samples of ImageNet"},
+        text="",
+        reading=_grids,
+    ),
+    "distances": Section(
+        heading="How near the samples are to images",
+        pictures={
+            "sample_distances": "Mean distance over the number of samples; distance to the nearest training image"
+        },
+        text="Left the progress metric of the authors' code, which the paper does not print: the mean distance "
+        "(Euclidean, pixels from 0 to 1) of images to the nearest of so many samples. Theirs was measured on training "
+        "images, so held-out ones stand beside them here. Right a check of ours for stored images. DCGAN, section 6, "
+        "makes no such search: neighbours in pixel space are trivially fooled by small changes of an image, and so, it "
+        "says, are those in feature space. Ours are neighbours in D's features, set beside those of held-out images: "
+        "copies would be much nearer to a training image than held-out images are. Distances like theirs do not rule "
+        "out copies that were changed. A ratio below 1 need not mean copies: flat images, such as ImageNet's flat "
+        "textures, are near to anything.",
+        reading=_distances,
+        more=_nearest,
+    ),
+}

@@ -1,0 +1,54 @@
+"""Reading what the stages left in a results folder: arrays and tables, with their form checked."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.errors import InputError
+
+NOT_KNOWN = "Nothing is annotated or known here; docs/annotating.md says how to annotate."
+NOT_KEPT = "No samples were kept: these networks were released, not trained here."
+
+
+def arrays(path: Path, **dimensions: int) -> dict[str, np.ndarray] | None:
+    """The arrays of an npz, each with so many dimensions or of length 0; None if the stage has not run.
+
+    Raises
+    ------
+    InputError
+        If one is missing or has another number of dimensions.
+    """
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as content:
+        found = {name: content[name] for name in content.files}
+    wrong = [
+        name for name, n in dimensions.items() if name not in found or (len(found[name]) and found[name].ndim != n)
+    ]
+    if wrong:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in sorted(found.items())) or "nothing"
+        expected = ", ".join(f"{name} with {dimensions[name]} dimensions" for name in wrong)
+        message = f"{path}: found {shapes}; expected {expected}; run the stage that writes it again"
+        raise InputError(message)
+    return found
+
+
+def table(path: Path, columns: Iterable[str]) -> pd.DataFrame | None:
+    """These columns of a parquet; None if the stage has not run.
+
+    Raises
+    ------
+    InputError
+        If one is missing.
+    """
+    if not path.is_file():
+        return None
+    found, columns = pd.read_parquet(path), list(columns)
+    missing = [name for name in columns if name not in found]
+    if missing:
+        columns_found = ", ".join(map(str, found))
+        message = f"{path}: found columns {columns_found}; expected also {', '.join(missing)}; run the stage again"
+        raise InputError(message)
+    return found[columns]
