@@ -117,3 +117,53 @@ def test_shares_of_the_assembly_are_those_of_the_metrics(root):
         assert precision == f"{found['precision_percent']:.1f}"
         assert int(n) == found["n_true" if figure == "faces" else "n_altered"]
         assert wrongly == ("" if figure == "faces" else f"{found['wrongly_removed_percent']:.1f}")
+
+
+def metrics_of(root, figure, profile="embedded"):
+    return json.loads((root / f"reports/{profile}/metrics/{figure}.json").read_text(encoding="utf-8"))
+
+
+def interval(numbers, name):
+    low, high = numbers["low_percent"], numbers["high_percent"]
+    return f"{numbers[f'{name}_percent']:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def test_numbers_of_the_figures_are_those_of_the_metrics(root):
+    text = (root / "README.md").read_text(encoding="utf-8").split("<!-- internals -->")[1].split("<!-- end -->")[0]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    responses, forgotten, ours, exemplars, pixels, turn, walk = [row[1:3] for row in cells[2:]]
+    guided, windows = metrics_of(root, "dcgan_fig5"), metrics_of(root, "dcgan_fig6")["layer_8x8"]
+    energy = {name: guided[name]["energy_in_boxes"] for name in ("trained", "random")}
+    assert responses == [
+        interval(energy["trained"], "mean").replace(" (", " of the guided gradient's energy in their boxes ("),
+        "random D " + interval(energy["random"], "mean"),
+    ]
+
+    def falls(name):
+        return [f"-{windows[name][f'{part}_fall_percent']:.0f} %" for part in ("windows", "beds")]
+
+    assert forgotten == [
+        "images with a window {}, with a bed {}".format(*falls("windows_dropped")),
+        "random maps {}, {}".format(*falls("random_dropped")),
+    ]
+    assert ours == [
+        "{}, {}".format(*falls("strongest_dropped")),
+        "random maps {}, {}".format(*falls("random_strongest_dropped")),
+    ]
+    sums = metrics_of(root, "dcgan_fig7")
+    three, one = (interval(sums["z"][f"exemplars_{n}"], "share") for n in (3, 1))
+    assert exemplars == [three.replace(" (", " of 200 problems ("), f"one: {one}"]
+    shares = [f"{sums[space]['exemplars_3']['share_percent']:.1f} %" for space in ("z", "pixels")]
+    assert pixels[0] == "z {}, pixels {} (three exemplars)".format(*shares)
+    assert pixels[1] == f"random samples {sums['chance']['exemplars_0']['share_percent']:.1f} %"
+    yaw = metrics_of(root, "dcgan_fig8")
+    rise = f"{yaw['yaw_rise']['mean_deg']:.1f} ± {yaw['yaw_rise']['sd_over_vectors_deg']:.1f} degrees"
+    within, over_all = yaw["correlation_within_samples"], yaw["correlation"]
+    assert turn[0] == f"yaw rises by {rise}; correlation within a face {within:.2f}, over all {over_all:.2f}"
+    assert turn[1] == f"smile changes in {yaw['changed']['smile_percent']:.0f} % of the faces"
+    steps = [metrics_of(root, name)["features"] for name in ("dcgan_fig4", "dcgan_fig4_faces")]
+    largest, median = ([f"{step[f'{name}_step_percent']:.0f} %" for step in steps] for name in ("largest", "median"))
+    assert walk[0] == "largest step {} (rooms), {} (faces) of the distance of two random z".format(*largest)
+    assert walk[1] == "median step {}, {}".format(*median)
