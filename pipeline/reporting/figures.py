@@ -16,6 +16,7 @@ from pipeline.reporting import (
     probe_figures,
     sample_figures,
     sample_grids,
+    toy_figures,
 )
 from pipeline.reporting.drawing import Drawn, Metrics, canvas
 from pipeline.reporting.rows import read_results
@@ -87,6 +88,7 @@ FIGURES: dict[str, Callable[[Path], Drawn]] = {
     "dcgan_fig6": inside_figures.forget_windows,
     "dcgan_fig7": latent_figures.arithmetic,
     "dcgan_fig8": latent_figures.turn,
+    "toy_games": toy_figures.toy_games,
     "dcgan_fig9": dcgan_fig9,
     "dcgan_fig10": partial(sample_grids.of_trained, run="dcgan_faces", columns=14),
     "dcgan_fig11": partial(sample_grids.of_trained, run="dcgan_imagenet", columns=20),

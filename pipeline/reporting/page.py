@@ -80,6 +80,7 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path],
     lines += ["on. A digit is recognised if the nearest real training digit has its label.", ""]
     for name in ("grids", "distances"):
         lines += readings.section(profile, metrics, name, report.notes)
+    lines += readings.section(profile, metrics, "toy_games", report.notes)
     lines += ["## Training runs", "", *health.runs_table(models), "", "Curves: `dvc plots show`.", ""]
     lines += ["## Health of the training runs", "", *health.health_table(models), "", *HEALTH_READING, ""]
     return "\n".join(lines)

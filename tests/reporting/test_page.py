@@ -126,9 +126,10 @@ def shown(reports, section, profile="embedded", notes=NOTES):
     return "\n".join(readings.section(profile, reports / "metrics", section, notes))
 
 
-def test_every_figure_of_section_6_has_a_place():
+def test_every_figure_without_a_place_of_its_own_has_a_section():
     placed = {figure for section in readings.SECTIONS.values() for figure in section.pictures}
-    ours = {name for name in FIGURES if name.startswith("dcgan_fig") and name != "dcgan_fig9"} | {"sample_distances"}
+    ours = {name for name in FIGURES if name.startswith("dcgan_fig") and name != "dcgan_fig9"}
+    ours |= {"sample_distances", "toy_games"}
     assert placed == ours
 
 
@@ -354,3 +355,14 @@ def test_models_of_different_machines_are_refused(tmp_path):
     models = [model(tmp_path, "a"), model(tmp_path, "b", instruction_set="avx2")]
     with pytest.raises(InputError, match="machines of different kinds"):
         page.provenance(models)
+
+
+def test_toy_games_are_told_by_start(tmp_path):
+    starts = {
+        "x": 1.0, "y": 1.0, "start_distance": 1.414, "plain_final_distance": 3.844, "plain_late_distance": 3.9,
+        "averaged_final_distance": 0.00229,
+    }  # fmt: skip
+    write_metrics(tmp_path / "metrics/toy_games.json", {"xy": {"start_0": starts}})
+    text = shown(tmp_path, "toy_games")
+    assert "value xy, from (1, 1), 1.41 from the equilibrium: plain descent ends 3.84 away (up to 3.9 in the" in text
+    assert "averaging 0.0023" in text

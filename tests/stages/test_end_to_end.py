@@ -54,6 +54,7 @@ def tiny_params() -> dict:
     internals["face_attributes"] |= {"filters": 4, "steps": 5, "batch_size": 4}
     internals["arithmetic"] |= {"n_deck": 60, "n_exemplars": [1, 3], "n_problems": 6, "confidence": 0.5}
     internals["turn"] |= {"extreme_share": 0.1, "n_judged": 5}
+    values["toy_games"] |= {"n_steps": 50, "sweep_strengths": [0.0, 0.1], "sweep_learning_rates": [0.01]}
     values["kmeans"] |= {"n_maps": 8, "n_patches": 500, "iterations": 5, "batch_size": 100}
     values["probe"]["cifar10"] |= {"n_validation": 40, "C": [0.001, 0.01], "labels_per_class": [2, 4]}
     values["probe"]["svhn"] |= {"C": [0.001, 0.01], "labels_per_class": [2], "draws_to_test": 3}
