@@ -461,7 +461,8 @@ class MinibatchDiscrimination(nn.Module):
     def _projected(self, x: torch.Tensor) -> torch.Tensor:
         """(S, B, n_in) -> M (S, B, n_kernels, kernel_dim), at least fp32: what counts are small differences of it."""
         norm = torch.linalg.vector_norm(self.direction, dim=1)
-        with torch.autocast(x.device.type, enabled=False):
+        device = "cpu" if x.is_meta else x.device.type  # shapes without values know no autocast
+        with torch.autocast(device, enabled=False):
             m = torch.bmm(at_least_fp32(x), self.direction.flatten(2)).unflatten(2, self.direction.shape[2:])
         return m * (self.log_scale.exp() / norm).unsqueeze(1)
 
