@@ -8,6 +8,7 @@ which (S, B, C, H, W) is a view, so that no copies are made between one convolut
 :class:`VirtualBatchNorm` alone is for networks of one seed, those of ``dcgan.py``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -135,7 +136,7 @@ def _fans_of_maps(weight: torch.Tensor) -> int:
 # ---- weight norm ----------------------------------------------------------------------------------------------------
 
 
-class WeightNorm(nn.Module):
+class WeightNorm(nn.Module, ABC):
     """w = g v / ||v|| for each output unit, plus a bias (Salimans & Kingma 2016; Improved GAN, authors' code).
 
     Attributes
@@ -174,9 +175,9 @@ class WeightNorm(nn.Module):
         squared_norm = torch.linalg.vector_norm(self.direction, dim=self.summed).square()
         return self.scale * (squared_norm + WEIGHT_NORM_EPS).rsqrt()
 
+    @abstractmethod
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """w x, without the bias."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def data_dependent(self, x: torch.Tensor, init_std: float, *, per_channel: bool = True) -> torch.Tensor:
