@@ -9,9 +9,9 @@ Parameters of one seed at the authors' widths, all trained: MNIST G 694,568, D 1
 output layers; the scales of the hidden layers are set by the data-dependent initialisation and then fixed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import torch
 from annotated_types import Ge
@@ -27,15 +27,19 @@ from pipeline.models.improved_layers import (
     GeneratorBatchNorm,
     Linear,
     MinibatchDiscrimination,
+    Noise,
+    VirtualBatchNorm,
     WeightNorm,
     WeightNormConvolution,
     WeightNormDeconvolution,
     WeightNormLinear,
+    WithReference,
     set_noise,
 )
 from pipeline.models.mnist import CLASSES, Pixels
 
 Preset = Literal["current", "c0"]
+Network = TypeVar("Network", bound=nn.Module)
 SIDE = 4  # of the maps that z is projected to
 
 
@@ -52,6 +56,10 @@ class SemisupArchitecture:
     generator_width : ``semisup_mnist``: units of a hidden layer (500); ``semisup_conv``: maps of the last one (128)
     discriminator_width : ``semisup_mnist``: units of the last three layers (250); ``semisup_conv``: maps of the first
         three (96; SVHN 64)
+    weight_norm : false: the layers are not normed; their scales and biases are still set by data
+    data_dependent : false: scales stay 1 and biases 0 until training
+    noise : Gaussian noise and dropout in D
+    reference_batch : examples in the reference batch of virtual batch norm in G (section 3.5); 0 = batch norm
     """
 
     name: Literal["semisup_mnist", "semisup_conv"]
@@ -59,6 +67,10 @@ class SemisupArchitecture:
     z_dim: Annotated[int, Ge(1)]
     generator_width: Annotated[int, Ge(1)]
     discriminator_width: Annotated[int, Ge(1)]
+    weight_norm: bool
+    data_dependent: bool
+    noise: bool
+    reference_batch: Annotated[int, Ge(0)]
 
 
 @section
@@ -71,6 +83,7 @@ class MinibatchArchitecture:
     generator_width : maps of the last hidden layer (128)
     discriminator_width : maps of the first three layers (96)
     n_kernels, kernel_dim : of the minibatch layer: features that it adds (100), rows compared for each (5)
+    weight_norm, data_dependent, noise, reference_batch : as above
     """
 
     name: Literal["minibatch_conv", "minibatch_mnist"]
@@ -80,6 +93,10 @@ class MinibatchArchitecture:
     discriminator_width: Annotated[int, Ge(1)]
     n_kernels: Annotated[int, Ge(1)]
     kernel_dim: Annotated[int, Ge(1)]
+    weight_norm: bool
+    data_dependent: bool
+    noise: bool
+    reference_batch: Annotated[int, Ge(0)]
 
 
 Architecture = Annotated[SemisupArchitecture | MinibatchArchitecture, Field(discriminator="name")]
@@ -158,16 +175,19 @@ class Logits(WeightNormLinear):
         return super().forward(x).float()
 
 
-def project(s: int, n_in: int, n_out: int) -> nn.Sequential:
-    """z -> n_out maps of 4 x 4. Batch norm comes before the reshape: it has a shift for each unit."""
+# batch norm, or virtual batch norm, of a layer of G: (seeds, channels) -> module
+Norm = Callable[[int, int], nn.Module]
+
+
+def project(s: int, n_in: int, n_out: int, norm: Norm) -> nn.Sequential:
+    """z -> n_out maps of 4 x 4. The norm comes before the reshape: it has a shift for each unit."""
     units = n_out * SIDE * SIDE
-    unflatten = nn.Unflatten(2, (n_out, SIDE, SIDE))
-    return nn.Sequential(Linear(s, n_in, units), GeneratorBatchNorm(s, units), nn.ReLU(), unflatten)
+    return nn.Sequential(Linear(s, n_in, units), norm(s, units), nn.ReLU(), nn.Unflatten(2, (n_out, SIDE, SIDE)))
 
 
-def up(s: int, n_in: int, n_out: int) -> nn.Sequential:
+def up(s: int, n_in: int, n_out: int, norm: Norm) -> nn.Sequential:
     """Maps of G -> maps of twice the side."""
-    return nn.Sequential(Deconvolution(s, n_in, n_out, kernel=5, stride=2), GeneratorBatchNorm(s, n_out), nn.ReLU())
+    return nn.Sequential(Deconvolution(s, n_in, n_out, kernel=5, stride=2), norm(s, n_out), nn.ReLU())
 
 
 def to_colours(s: int, n_in: int) -> nn.Sequential:
@@ -181,9 +201,9 @@ def to_digits(s: int, n_in: int) -> nn.Sequential:
     return nn.Sequential(deconvolution, Crop(margin=2), Pixels())
 
 
-def hidden(s: int, n_in: int, n_out: int) -> nn.Sequential:
+def hidden(s: int, n_in: int, n_out: int, norm: Norm) -> nn.Sequential:
     """Hidden layer of the permutation-invariant G."""
-    return nn.Sequential(Linear(s, n_in, n_out), GeneratorBatchNorm(s, n_out), nn.Softplus())
+    return nn.Sequential(Linear(s, n_in, n_out), norm(s, n_out), nn.Softplus())
 
 
 def to_flat_digits(s: int, n_in: int) -> nn.Sequential:
@@ -207,31 +227,31 @@ def conv(s: int, n_in: int, n_out: int, *, slope: float, kernel: int, padding: i
 # ---- generators -----------------------------------------------------------------------------------------------------
 
 
-def mnist_generator(s: int, z_dim: int = 100, n: int = 500) -> nn.Sequential:
+def mnist_generator(s: int, z_dim: int = 100, n: int = 500, norm: Norm = GeneratorBatchNorm) -> nn.Sequential:
     """z (S, B, z_dim) in [0, 1] -> images (S, B, 1, 28, 28) in [0, 1].  Improved GAN, section 6.1; authors' code."""
     return nn.Sequential(
-        hidden(s, z_dim, n),  # 500
-        hidden(s, n, n),  # 500
+        hidden(s, z_dim, n, norm),  # 500
+        hidden(s, n, n, norm),  # 500
         to_flat_digits(s, n),  # 1 x 28 x 28
     )
 
 
-def conv_generator(s: int, z_dim: int = 100, n: int = 128) -> nn.Sequential:
+def conv_generator(s: int, z_dim: int = 100, n: int = 128, norm: Norm = GeneratorBatchNorm) -> nn.Sequential:
     """z (S, B, z_dim) in [0, 1] -> images (S, B, 3, 32, 32) in [-1, 1].  Improved GAN, section 6.2; authors' code."""
     return nn.Sequential(
-        project(s, z_dim, 4 * n),  # 512 x 4 x 4
-        up(s, 4 * n, 2 * n),  # 256 x 8 x 8
-        up(s, 2 * n, n),  # 128 x 16 x 16
+        project(s, z_dim, 4 * n, norm),  # 512 x 4 x 4
+        up(s, 4 * n, 2 * n, norm),  # 256 x 8 x 8
+        up(s, 2 * n, n, norm),  # 128 x 16 x 16
         to_colours(s, n),  # 3 x 32 x 32
     )
 
 
-def mnist_conv_generator(s: int, z_dim: int = 100, n: int = 128) -> nn.Sequential:
+def mnist_conv_generator(s: int, z_dim: int = 100, n: int = 128, norm: Norm = GeneratorBatchNorm) -> nn.Sequential:
     """z (S, B, z_dim) in [0, 1] -> images (S, B, 1, 28, 28) in [0, 1].  After the authors' deleted MNIST script."""
     return nn.Sequential(
-        project(s, z_dim, 4 * n),  # 512 x 4 x 4
-        up(s, 4 * n, 2 * n),  # 256 x 8 x 8
-        up(s, 2 * n, n),  # 128 x 16 x 16
+        project(s, z_dim, 4 * n, norm),  # 512 x 4 x 4
+        up(s, 4 * n, 2 * n, norm),  # 256 x 8 x 8
+        up(s, 2 * n, n, norm),  # 128 x 16 x 16
         to_digits(s, n),  # 1 x 28 x 28
     )
 
@@ -265,8 +285,16 @@ class Discriminator(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Judgement:
         """Images (S, B, C, H, W) in the range of G's output -> features and logits."""
-        features = self.to_features(x)
-        return Judgement(features.float(), self.to_logits(features))
+        return self.judge(x)[0]
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (S, B, C, H, W) -> fp32 (S, B, n), without the rows above."""
+        return self.to_features(x).float()
+
+    def judge(self, *batches: torch.Tensor) -> list[Judgement]:
+        """Several batches in one pass; a minibatch layer sees each of them apart."""
+        features = self.to_features(torch.cat(batches, dim=1)).split([batch.shape[1] for batch in batches], dim=1)
+        return [Judgement(each.float(), self.to_logits(each)) for each in features]
 
 
 def mnist_discriminator(s: int, n: int = 250) -> Discriminator:
@@ -363,9 +391,13 @@ GENERATORS = {
 }
 
 
-def build_generator(a: Architecture, n_seeds: int) -> nn.Sequential:
-    """z (S, B, z_dim) -> images (S, B, C, H, W); its parameters are not yet drawn."""
-    return GENERATORS[a.name](n_seeds, a.z_dim, a.generator_width)
+def build_generator(a: Architecture, n_seeds: int) -> nn.Module:
+    """z (S, B, z_dim) -> images (S, B, C, H, W); its parameters, and its reference batch if any, are not yet drawn."""
+    build = GENERATORS[a.name]
+    if not a.reference_batch:
+        return unnormed(a, build(n_seeds, a.z_dim, a.generator_width))
+    network = build(n_seeds, a.z_dim, a.generator_width, lambda s, n: VirtualBatchNorm(n, n_seeds=s))
+    return WithReference(unnormed(a, network), torch.zeros(n_seeds, a.reference_batch, a.z_dim))
 
 
 def build_discriminator(a: Architecture, n_seeds: int) -> Discriminator:
@@ -373,8 +405,23 @@ def build_discriminator(a: Architecture, n_seeds: int) -> Discriminator:
     n, slope = a.discriminator_width, settings_of(a).slope
     if isinstance(a, MinibatchArchitecture):
         build = minibatch_discriminator if a.name == "minibatch_conv" else mnist_minibatch_discriminator
-        return build(n_seeds, n, slope, a.n_kernels, a.kernel_dim)
-    return mnist_discriminator(n_seeds, n) if a.name == "semisup_mnist" else conv_discriminator(n_seeds, n, slope)
+        network = build(n_seeds, n, slope, a.n_kernels, a.kernel_dim)
+    elif a.name == "semisup_mnist":
+        network = mnist_discriminator(n_seeds, n)
+    else:
+        network = conv_discriminator(n_seeds, n, slope)
+    for layer in network.modules():
+        if not a.noise and isinstance(layer, Noise):
+            layer.amount = 0.0
+    return unnormed(a, network)
+
+
+def unnormed(a: Architecture, network: Network) -> Network:
+    """The network, its weight norm taken off if the params say so."""
+    for layer in network.modules():
+        if isinstance(layer, WeightNorm):
+            layer.normed = a.weight_norm
+    return network
 
 
 def draw_z(a: Architecture, n: int, streams: Sequence[torch.Generator]) -> torch.Tensor:
@@ -386,20 +433,26 @@ def draw_z(a: Architecture, n: int, streams: Sequence[torch.Generator]) -> torch
 
 
 def initialise_generator(
-    a: Architecture, generator: nn.Sequential, streams: Sequence[torch.Generator], *, n_z: int
+    a: Architecture, generator: nn.Module, streams: Sequence[torch.Generator], *, n_z: int
 ) -> None:
     """Draw the weights of seed s from stream s; then let ``n_z`` z from it set the last layer's scale and bias.
 
-    The authors take a batch of 100 z.
+    The authors take a batch of 100 z. With virtual batch norm it is the reference batch, which is drawn here.
     ``semisup_mnist`` is drawn by Glorot's uniform rule and takes no data-dependent step (authors' code).
     """
     for layer in generator.modules():
         if isinstance(layer, Linear | Deconvolution | WeightNorm):
             layer.initialise("glorot" if a.name == "semisup_mnist" else 0.05, streams)
-    if a.name != "semisup_mnist":
-        z = draw_z(a, n_z, streams).to(next(generator.parameters()).device)
+        elif isinstance(layer, VirtualBatchNorm):
+            layer.initialise(streams)
+    z = draw_z(a, a.reference_batch or n_z, streams).to(next(generator.parameters()).device)
+    network = generator
+    if isinstance(generator, WithReference):
+        generator.reference.copy_(z)
+        network = generator.network
+    if a.data_dependent and a.name != "semisup_mnist":
         with torch.no_grad():
-            _set_by_data(generator, z, settings_of(a))
+            _set_by_data(network, z, settings_of(a))
 
 
 def initialise_discriminator(
@@ -421,6 +474,8 @@ def initialise_discriminator(
             layer.initialise(settings_of(a).theta_std, streams)
     set_noise(discriminator, streams)
     discriminator.train()
+    if not a.data_dependent:
+        return
     with torch.no_grad():
         x = _set_by_data(discriminator.to_features, images, settings_of(a))
         _set_by_data(discriminator.to_logits, x, settings_of(a))
