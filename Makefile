@@ -46,6 +46,7 @@ bench: $(VENV)/.installed  ## speed, as ratios against the usual tools, measured
 	$(RUN) -m benchmarks.bench_neighbours
 	$(RUN) -m benchmarks.bench_neighbours --memory --queries 10000
 	$(RUN) -m benchmarks.bench_training
+	$(RUN) -m benchmarks.bench_semisupervised
 	$(RUN) -m benchmarks.bench_export
 	$(RUN) -m benchmarks.bench_faces
 	$(RUN) -m benchmarks.bench_grouping

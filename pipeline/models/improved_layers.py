@@ -4,8 +4,6 @@ Every parameter has a leading axis S, one slice a network; every activation is (
 only, so that it computes the same, within rounding, whatever S is; S = 1 is a single network. Linear layers are batched
 matrix products. Convolutions are one grouped convolution, the maps of all networks side by side: (B, S * C, H, W), of
 which (S, B, C, H, W) is a view, so that no copies are made between one convolution and the next.
-
-:class:`VirtualBatchNorm` alone is for networks of one seed, those of ``dcgan.py``.
 """
 
 import functools
@@ -16,6 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from pipeline.core.errors import InputError
 from pipeline.models.layers import REDUCED_PRECISION
@@ -31,8 +30,12 @@ Std = float | Literal["glorot"]
 
 
 def side_by_side(x: torch.Tensor) -> torch.Tensor:
-    """(S, B, C, ...) -> (B, S * C, ...): a view, where x came out of :func:`apart`."""
-    return x.transpose(0, 1).flatten(1, 2)
+    """(S, B, C, ...) -> (B, S * C, ...): a view, where x came out of :func:`apart`.
+
+    Maps in channels_last: grouped convolutions of few maps are twice as fast then.
+    """
+    y = x.transpose(0, 1).flatten(1, 2)
+    return y.contiguous(memory_format=torch.channels_last) if y.dim() == 4 else y
 
 
 def apart(x: torch.Tensor, n_seeds: int) -> torch.Tensor:
@@ -145,6 +148,8 @@ class SquaredNorm(torch.autograd.Function):
         """v, of which ``axes`` are summed over."""
         ctx.save_for_backward(v)
         ctx.axes = axes
+        if v.numel() <= 2**20:
+            return v.square().sum(axes)
         # one seed after another: a tensor of squares as large as all weights would not stay in the cache
         return torch.stack([mine.square().sum([axis - 1 for axis in axes]) for mine in v])
 
@@ -250,10 +255,61 @@ class WeightNorm(nn.Module, ABC):
         return values.view(len(values), 1, -1, *[1] * (y.dim() - 3))
 
 
+class NormedProduct(torch.autograd.Function):
+    """g x v / ||v|| + b of several seeds, with fewer passes over v than autograd's: see :class:`WeightNormLinear`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        direction: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        weight: torch.Tensor,
+        inverse: torch.Tensor,
+    ) -> torch.Tensor:
+        """x (S, B, n), v (S, n, m), g, b (S, m); v in the product's precision and 1 / ||v|| (S, m) -> (S, B, m)."""
+        ctx.dtype = x.dtype
+        x = x.to(weight.dtype)
+        y = torch.bmm(x, weight)
+        gain = (scale * inverse).unsqueeze(1).to(y.dtype)
+        ctx.save_for_backward(x, y, gain, direction, scale, weight, inverse)
+        return torch.addcmul(bias.unsqueeze(1).to(y.dtype), y, gain)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """d(1 / ||v||) / dv = - v / ||v||^3."""
+        x, y, gain, direction, scale, weight, inverse = ctx.saved_tensors
+        (of_output,) = gradients
+        of_y = of_output * gain
+        found: list[torch.Tensor | None] = [None] * 6
+        if ctx.needs_input_grad[0]:
+            found[0] = torch.bmm(of_y, weight.mT).to(ctx.dtype)
+        if ctx.needs_input_grad[1]:
+            of_gain = (of_output * y).sum(1, dtype=scale.dtype)
+            found[2] = of_gain * inverse
+            through_product = torch.bmm(x.mT, of_y).to(direction.dtype)
+            through_norm = (of_gain * scale * inverse.pow(3)).neg_().unsqueeze(1)
+            found[1] = through_product.addcmul_(direction, through_norm)
+        if ctx.needs_input_grad[3]:
+            found[3] = of_output.sum(1, dtype=scale.dtype)
+        return tuple(found)
+
+
 class WeightNormLinear(WeightNorm):
-    """A matrix product for each seed, of normed columns, plus a bias."""
+    """A matrix product for each seed, of normed columns, plus a bias.
+
+    Attributes
+    ----------
+    keeps : keep the direction in the product's precision, and its norms, until autograd's version of it says that it
+        has changed: between two updates D uses them three times, and to make them takes as long as a matrix product.
+        Not for those who change a direction through ``.data``, which raises no version
+    """
 
     summed = (1,)
+    keeps: bool = False
+    _kept: tuple[Any, torch.Tensor, torch.Tensor] | None = None
 
     def __init__(self, n_seeds: int, n_in: int, n_out: int, *, trained_scale: bool) -> None:
         super().__init__()
@@ -269,8 +325,28 @@ class WeightNormLinear(WeightNorm):
 
         x v is scaled, not v: a batch has fewer numbers than the weights.
         """
+        if self.normed:
+            return NormedProduct.apply(x, self.direction, self.scale, self.bias, *self._weights(x))
         y = torch.bmm(x, self.direction)
         return torch.addcmul(self.bias.unsqueeze(1).to(y.dtype), y, self.gain().unsqueeze(1).to(y.dtype))
+
+    def _weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """v (S, n_in, n_out) in the precision of products with x, and 1 / ||v|| (S, n_out)."""
+        v, device = self.direction, "cpu" if x.is_meta else x.device.type  # shapes without values know no autocast
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else v.dtype
+        state = (v._version, v.data_ptr(), dtype)  # noqa: SLF001  no public name
+        if self._kept is None or self._kept[0] != state or not self.keeps:
+            with torch.inference_mode(mode=False), torch.no_grad():  # what inference makes cannot be trained with
+                norms = SquaredNorm.apply(v, self.summed) + WEIGHT_NORM_EPS
+                self._kept = state, v.detach().to(dtype), norms.rsqrt()
+        return self._kept[1:]
+
+
+def keep_weights(network: nn.Module) -> None:
+    """Let the linear layers keep what they make of their directions until a step or a copy changes those."""
+    for module in network.modules():
+        if isinstance(module, WeightNormLinear):
+            module.keeps = True
 
 
 class WeightNormConvolution(WeightNorm):
@@ -373,6 +449,12 @@ def quantiles(std: float, dtype: torch.dtype, device: torch.device) -> torch.Ten
     return (std * torch.special.ndtri(middle)).to(device, dtype)
 
 
+def looked_up(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """table[index], in a fifth of the time; index dense, in any order of memory, which the result has too."""
+    flat = index.as_strided((index.numel(),), (1,))
+    return table.index_select(0, flat).as_strided(index.shape, index.stride())
+
+
 class Noise(nn.Module):
     """A layer that draws, while training, from generators that the caller sets: see :func:`set_noise`.
 
@@ -387,14 +469,21 @@ class Noise(nn.Module):
         self.amount = amount
 
     def _bits(self, x: torch.Tensor) -> torch.Tensor:
-        """int32 of x's shape, 0 to 65,535, on its device: x[s] from generator s, whatever S is."""
+        """int32 of x's shape, 0 to 65,535, on its device: x[s] from generator s, whatever S is.
+
+        In the order of x's memory as of channels_last, so that the two go through the cache alike.
+        """
         check_one_each(self.noise, len(x))
         n = x[0].numel()
         words = torch.empty(len(x), -(-n // 4), dtype=torch.int64, device=self.noise[0].device)
         for mine, generator in zip(words, self.noise, strict=True):
             mine.random_(-(2**63), None, generator=generator)
         bits = words.view(torch.int16)[:, :n].to(x.device)
-        return bits.to(torch.int32).add_(LEVELS // 2).view(x.shape)
+        bits = bits.to(torch.int32).add_(LEVELS // 2)
+        if x.dim() < 5:
+            return bits.view(x.shape)
+        s, b, c, h, w = x.shape
+        return bits.view(s, b, h, w, c).permute(0, 1, 4, 2, 3)
 
 
 class GaussianNoise(Noise):
@@ -407,7 +496,7 @@ class GaussianNoise(Noise):
         """(S, B, ...) -> the same shape and dtype."""
         if not self.training or self.amount == 0:
             return x
-        return x + quantiles(self.amount, x.dtype, x.device).index_select(0, self._bits(x).flatten()).view(x.shape)
+        return x + looked_up(quantiles(self.amount, x.dtype, x.device), self._bits(x))
 
     def extra_repr(self) -> str:
         """The amount."""
@@ -626,7 +715,9 @@ class VirtualBatchNorm(nn.Module):
         reference, examples = values.narrow(axis, 0, n), values.narrow(axis, n, x.shape[axis] - n)
         variance, mean = torch.var_mean(reference, dim=(axis, *places), correction=0, keepdim=True)
         if places:
-            own_variance, own_mean = torch.var_mean(examples, dim=places, correction=0, keepdim=True)
+            # not var_mean, which warns where the batch is the reference and nothing else
+            own_mean = examples.mean(places, keepdim=True)
+            own_variance = (examples - own_mean).square().mean(places, keepdim=True)
         else:
             own_variance, own_mean = torch.zeros_like(examples), examples
         w = 1 / (n + 1)

@@ -11,6 +11,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.images import grid
 from pipeline.reporting import (
     dataset_figures,
+    improved_figures,
     inside_figures,
     latent_figures,
     probe_figures,
@@ -89,6 +90,16 @@ FIGURES: dict[str, Callable[[Path], Drawn]] = {
     "dcgan_fig7": latent_figures.arithmetic,
     "dcgan_fig8": latent_figures.turn,
     "toy_games": toy_figures.toy_games,
+    "improved_fig3": partial(
+        improved_figures.samples, feature_matching="mnist-100", minibatch_discrimination="mb_mnist"
+    ),
+    "improved_fig4": partial(
+        improved_figures.samples, feature_matching="cifar10-4000", minibatch_discrimination="mb_cifar10"
+    ),
+    "improved_fig5": partial(
+        improved_figures.samples, feature_matching="svhn-1000", minibatch_discrimination="mb_svhn"
+    ),
+    "semisup_errors": improved_figures.semisup_errors,
     "dcgan_fig9": dcgan_fig9,
     "dcgan_fig10": partial(sample_grids.of_trained, run="dcgan_faces", columns=14),
     "dcgan_fig11": partial(sample_grids.of_trained, run="dcgan_imagenet", columns=20),

@@ -31,6 +31,27 @@ READING = {
     "no": "Small nets on embedded data: the numbers show that the pipeline works. They reproduce nothing.",
 }
 
+SEMISUPERVISED = {  # table -> heading
+    "improved_table1": "Table 1: MNIST, test errors of 10,000 images",
+    "improved_table2": "Table 2: CIFAR-10, test error, %",
+    "improved_svhn": "Figure 5: SVHN, test error, %",
+}
+
+SEMISUPERVISED_READING = {
+    "yes": [
+        "Where a row is not `comparable`, fewer networks, epochs or images went into it than into the paper's, as its",
+        "note says.",
+    ],
+    "reduced": [
+        "Fewer networks, shorter schedules or narrower nets than the paper's, as the notes say: the errors show what",
+        "more labels and unlabelled images do, not the paper's result.",
+    ],
+    "no": [
+        "Small nets and short schedules on embedded data: no error here reproduces one of the paper. What can be read",
+        "is whether unlabelled images help the same D, and whether an ensemble of such networks does.",
+    ],
+}
+
 
 DATASETS_READING = {
     "yes": "The official sets, but where a note says otherwise.",
@@ -81,9 +102,23 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path],
     for name in ("grids", "distances"):
         lines += readings.section(profile, metrics, name, report.notes)
     lines += readings.section(profile, metrics, "toy_games", report.notes)
+    lines += _semisupervised(report, reports)
+    for name in ("semisup_errors", "improved_samples"):
+        lines += readings.section(profile, metrics, name, report.notes)
     lines += ["## Training runs", "", *health.runs_table(models), "", "Curves: `dvc plots show`.", ""]
     lines += ["## Health of the training runs", "", *health.health_table(models), "", *HEALTH_READING, ""]
     return "\n".join(lines)
+
+
+def _semisupervised(report: Report, reports: Path) -> list[str]:
+    """Improved GAN's three tables, and ensembles beside single networks."""
+    lines = ["## Improved GAN: semi-supervised classification", "", *SEMISUPERVISED_READING[report.comparable], ""]
+    for name, heading in SEMISUPERVISED.items():
+        lines += [f"### {heading}", "", *_table(reports, name)]
+        csv = reports / f"tables/{name}.csv"
+        told = readings.ensembles(pd.read_csv(csv).to_dict("records")) if csv.is_file() else []
+        lines += [*told, ""] if told else []
+    return lines
 
 
 def _samples(models: list[Path], metrics: Path) -> list[str]:

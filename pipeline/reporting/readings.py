@@ -1,4 +1,4 @@
-"""What the figures of DCGAN's section 6 say, in words and numbers, for the report page."""
+"""What the figures of DCGAN's section 6 and of Improved GAN say, in words and numbers, for the report page."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import papers
 from pipeline.reporting import rows
 from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
+from pipeline.reporting.semisup_tables import ALL_NETWORKS
 
 NOT_RUN = f"{rows.NOT_RUN.capitalize()}."
 ABSENT = {"n_results": 0}  # metrics of a figure that has not run
@@ -17,6 +19,14 @@ RUNS = {  # whose networks a figure shows
     **dict.fromkeys(("dcgan_fig2", "dcgan_fig3", "dcgan_fig4", "dcgan_fig5", "dcgan_fig6"), "dcgan_lsun"),
     **dict.fromkeys(("dcgan_fig4_faces", "dcgan_fig7", "dcgan_fig8", "dcgan_fig10"), "dcgan_faces"),
     "dcgan_fig11": "dcgan_imagenet",
+}
+HALVES = {  # figure -> half of it -> the run whose networks it shows
+    f"improved_fig{number}": {"feature_matching": matched, "minibatch_discrimination": minibatch}
+    for number, matched, minibatch in (
+        (3, "mnist-100", "mb_mnist"),
+        (4, "cifar10-4000", "mb_cifar10"),
+        (5, "svhn-1000", "mb_svhn"),
+    )
 }
 NOTED_AT = {"dcgan_lsun": "Figures 2 and 3", "dcgan_faces": "Figures 10 and 11"}
 MEASURES = {  # of Figure 5
@@ -36,6 +46,11 @@ SPACES = {
     "start": "control, G of the mean z of C as it is",
     "chance": "control, random samples",
 }
+
+SEMISUP_SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
+MINIBATCH = "mb_"  # begins the runs with minibatch discrimination
+UNITS = {papers.ERRORS_OF_10000: "errors of 10,000 images", papers.PERCENT_ERROR: "% error"}
+D_HAS_WON = 0.01  # an unsupervised loss below this, as in training
 
 Metrics = dict[str, Any]
 Reading = Callable[[dict[str, Metrics]], list[str]]
@@ -106,9 +121,11 @@ def _why_nothing(own: Metrics) -> str | None:
 def _runs(name: str, shown: dict[str, Metrics], notes: dict[str, str]) -> str:
     """Whose networks these are; the note of a run stands where its samples are shown, and elsewhere a pointer to it."""
     told = []
-    for run in dict.fromkeys(RUNS[figure] for figure in shown if figure in RUNS):
+    runs = [RUNS[figure] for figure in shown if figure in RUNS]
+    runs += [run for figure in shown for half, run in HALVES.get(figure, {}).items() if half in shown[figure]]
+    for run in dict.fromkeys(runs):
         note = notes.get(run)
-        if name in ("samples", "grids"):
+        if name in ("samples", "grids", "improved_samples"):
             told.append(f"Run {run}: {note}." if note else f"Run {run}.")
         else:
             told.append(f"Networks of run {run}" + (f" (its note stands at {NOTED_AT[run]})." if note else "."))
@@ -350,6 +367,76 @@ def _toy_games(found: dict[str, Metrics]) -> list[str]:
     ]
 
 
+def _semisup_errors(found: dict[str, Metrics]) -> list[str]:
+    return [
+        f"- {SEMISUP_SETS[dataset]}, {_classifiers(key, own)}"
+        for dataset, runs in found["semisup_errors"].items()
+        for key, own in runs.items()
+    ]
+
+
+def _classifiers(key: str, own: Metrics) -> str:
+    """Of one run: its error with the unlabelled images and without, and what went wrong."""
+    n, kind = own["n_networks"], ", minibatch discrimination" if key.startswith(MINIBATCH) else ""
+    spread = f", from {own['lowest_percent']:.2f} to {own['highest_percent']:.2f} % in {n} networks" if n > 1 else ""
+    told = [
+        f"{own['n_labels']:,} labels{kind} (`{key}`): {own['final_error_percent']:.2f} % of {own['n_test_images']:,} "
+        f"test images wrong with the unlabelled images{spread}{'' if n > 1 else ', one network'}"
+    ]
+    if "gain_points" in own:
+        gain = own["gain_points"]
+        change = f"the unlabelled images take {gain:.2f} points off" if gain > 0 else f"no gain ({gain:+.2f} points)"
+        told.append(
+            f"{own['labels_only_error_percent']:.2f} % with the labelled ones alone: {change}; better in "
+            f"{own['n_gained']} of {n}"
+        )
+    else:
+        told.append("not trained without the unlabelled images")
+    if own.get("n_collapsed"):
+        told.append(f"**the samples of {own['n_collapsed']} of {n} have collapsed**")
+    if own.get("lowest_unsupervised_loss", 1) < D_HAS_WON:
+        told.append(f"**D won at some time**: an unsupervised loss of {own['lowest_unsupervised_loss']:.4f}")
+    return "; ".join(told)
+
+
+def ensembles(table: Iterable[dict[Any, Any]]) -> list[str]:
+    """Ensembles beside the mean of their networks, where both were measured.
+
+    Parameters
+    ----------
+    table : rows of a semi-supervised table as its CSV has them; a number that is not there is NaN
+    """
+    measured = {(row["row"], row["column"]): row for row in table if row["measured"] == row["measured"]}
+    told = []
+    for (name, column), row in measured.items():
+        mean = measured.get((ALL_NETWORKS, column)) or measured.get((papers.OUR_MODEL, column))
+        if name != papers.ENSEMBLE or mean is None:
+            continue
+        together, alone = float(row["measured"]), float(mean["measured"])
+        verdict = "better" if together < alone else "not better"
+        told.append(
+            f"- {int(column.removeprefix('labels_')):,} labels: ensemble {together:.2f}, mean of single networks "
+            f"{alone:.2f} ({UNITS.get(row['unit'], row['unit'])}): the ensemble is {verdict}"
+        )
+    return told
+
+
+def _improved_samples(found: dict[str, Metrics]) -> list[str]:
+    lines = []
+    for figure, metrics in found.items():
+        for half, run in HALVES[figure].items():
+            if half not in metrics:
+                lines.append(f"- `{figure}.png`: run {run} is left out, {rows.NOT_RUN}")
+            elif "nearest_other" in metrics[half]:
+                own = metrics[half]
+                lines.append(
+                    f"- {run}, {half.replace('_', ' ')}, {own['n_images']} samples: one is {own['nearest_other']:,.0f} "
+                    f"grey levels from the nearest other (median, Euclidean, {own['side_px']} x {own['side_px']} "
+                    f"pixels); {own['duplicates_percent']:g} % are equal to another"
+                )
+    return [*lines, *_shown_as(found)]
+
+
 def _grids(found: dict[str, Metrics]) -> list[str]:
     counts = " and ".join(str(metrics["n_images"]) for metrics in found.values())
     told = f"The first {counts} samples of their stream, with fixed batch-norm statistics; nothing is chosen by eye."
@@ -495,6 +582,29 @@ SECTIONS = {
         "times the squared distance to the mean of all past points to the cost of either; the paper gives neither "
         "lambda nor step, so these are ours, as are the starts. The same numbers in every profile.",
         reading=_toy_games,
+    ),
+    "semisup_errors": Section(
+        heading="Improved GAN: test error over training",
+        pictures={"semisup_errors": "Test error over the epochs, a line a run"},
+        text="Mean over the networks of a run (pairs of a labelled subset and a seed) with D's averaged parameters, "
+        "the band from the best to the worst of them; dotted, the error of the same D trained on the labelled images "
+        "alone, from the same initial state, after a schedule of its own (`labels_only_epochs`); the paper has no such "
+        "row. Errors fall late: what counts is the end of a whole schedule. An epoch is a pass over all training "
+        "images, most of them without their labels.",
+        reading=_semisup_errors,
+    ),
+    "improved_samples": Section(
+        heading="Improved GAN, Figures 3 to 5: feature matching and minibatch discrimination",
+        pictures={
+            "improved_fig3": "MNIST: feature matching left, minibatch discrimination right",
+            "improved_fig4": "CIFAR-10: feature matching left, minibatch discrimination right",
+            "improved_fig5": "SVHN: feature matching left, minibatch discrimination right",
+        },
+        text="The first samples of a run's first network at the end of its training, at fixed z; nothing is chosen by "
+        "eye. Left the generators of the classifiers in the tables, right those with minibatch "
+        "discrimination. The paper finds minibatch discrimination better to look at and feature matching better for "
+        "classification. How far samples are from each other says whether they repeat, and nothing of their quality.",
+        reading=_improved_samples,
     ),
     "grids": Section(
         heading="DCGAN, Figures 10 and 11: faces and ImageNet",

@@ -9,6 +9,7 @@ from pipeline import papers
 from pipeline.core.records import ResultRow
 from pipeline.reporting.probe_tables import dcgan_table1, dcgan_table2
 from pipeline.reporting.rows import NOT_RUN, Extra, Place, Report, at_most, joined, quoted, read_results, result
+from pipeline.reporting.semisup_tables import improved_svhn, improved_table1, improved_table2
 
 TABLE3_RESULTS = {"Real Data": "real", "GAN": "gan_mnist", "DCGAN (ours)": "dcgan_mnist"}
 DATASETS = {
@@ -129,6 +130,9 @@ TABLES: dict[str, tuple[str, Callable[[Path, Report], list[ResultRow]]]] = {
     "dcgan_table1": ("DCGAN, Table 1: CIFAR-10 accuracy of linear classifiers on features", dcgan_table1),
     "dcgan_table2": ("DCGAN, Table 2: SVHN test error with 1,000 labels", dcgan_table2),
     "dcgan_table3": ("DCGAN, Table 3: MNIST nearest-neighbour test error", dcgan_table3),
+    "improved_table1": ("Improved GAN, Table 1: MNIST errors of 10,000 with few labels", improved_table1),
+    "improved_table2": ("Improved GAN, Table 2: CIFAR-10 test error with few labels", improved_table2),
+    "improved_svhn": ("Improved GAN, Figure 5: SVHN test error with few labels", improved_svhn),
     "datasets": ("Datasets: what became of every input", datasets),
 }
 

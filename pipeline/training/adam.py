@@ -38,7 +38,10 @@ class RootAdam(torch.optim.Adam):
         for parameter in self._all():
             if parameter.grad is not None:
                 self.state[parameter]["exp_avg_sq"].add_(self._added)
-        return super().step(closure)
+        loss = super().step(closure)
+        # the fused step raises no version of what it changes, by which layers know that what they keep is old
+        torch.autograd.graph.increment_version(self._all())
+        return loss
 
     def _all(self) -> list[torch.Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]

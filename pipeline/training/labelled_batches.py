@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Gt
 
 from pipeline.core.errors import InputError
 from pipeline.core.params import section
@@ -19,7 +20,7 @@ class Pixels:
     """How a network sees a pixel of 0 to 255: (pixel - offset) / divisor, the range of G's output."""
 
     offset: float
-    divisor: float
+    divisor: Annotated[float, Gt(0)]
 
 
 class Member(NamedTuple):
@@ -109,9 +110,9 @@ class SemisupervisedBatches:
         labels: tuple[torch.Tensor, ...] = ()
         if self.labelled_rows.size:
             places = self._orders["labelled"][:, chosen]
-            np.put_along_axis(self._seen, places, values=True, axis=1)
-            self._served += 1
             rows = np.take_along_axis(self.labelled_rows, places, axis=1)
+            np.put_along_axis(self._seen, rows, values=True, axis=1)
+            self._served += 1
             labelled = (self._gathered(rows),)
             labels = (torch.from_numpy(self._labels[rows]).to(self._device),)
         return SemisupervisedBatch(
@@ -154,7 +155,7 @@ class SemisupervisedBatches:
                 draw = numpy_stream(member.seed, member.name("labelled"), epoch)
                 orders.append(np.concatenate([draw.permutation(n_labels) for _ in range(tiles)])[:n])
             self._orders["labelled"] = np.stack(orders)
-            self._seen = np.zeros((len(self.members), n_labels), dtype=bool)
+            self._seen = np.zeros((len(self.members), len(self._images)), dtype=bool)
         self._served = 0
         self._epoch = epoch
 

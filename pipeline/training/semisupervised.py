@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from annotated_types import Ge, Gt, Interval, MinLen
+from safetensors import SafetensorError
 from torch import nn
 
 from pipeline.core.compute import Compute, autocast
@@ -27,6 +28,7 @@ from pipeline.core.store import ImageSet
 from pipeline.models.improved import (
     Architecture,
     Discriminator,
+    MinibatchArchitecture,
     build_discriminator,
     build_generator,
     draw_z,
@@ -34,7 +36,7 @@ from pipeline.models.improved import (
     initialise_discriminator,
     initialise_generator,
 )
-from pipeline.models.improved_layers import set_noise
+from pipeline.models.improved_layers import keep_weights, set_noise
 from pipeline.models.mnist import CLASSES
 from pipeline.models.store import load_into, named_tensors, read_note, read_tensors, write_tensors
 from pipeline.training import semisupervised_losses as losses
@@ -49,9 +51,10 @@ from pipeline.training.labelled_batches import (
     SemisupervisedBatches,
     from_network,
     to_network,
+    training_rows,
 )
 
-D_HAS_WON = 0.01  # an unsupervised loss below this: G learns nothing more (ports of the authors' code went there)
+D_HAS_WON = 0.01  # an unsupervised loss this near to its least: G learns nothing more (as in ports of the code)
 HISTORY = ("split", "seed", "step", "epoch", "learning_rate")
 LOSSES = ("labelled_loss", "labelled_error_percent", "unsupervised_loss", "generator_loss")
 ERRORS = ("split", "seed", "epoch", "error_percent", "error_percent_last")
@@ -92,8 +95,8 @@ class Techniques:
 class Run:
     """``semisup`` (shared by all runs) and ``semisup.runs.NAME`` (a run's own).
 
-    Every pair of a split and a seed is a network of its own. ``at_once``: how many of them are trained as one batch;
-    it decides speed and memory, and the results no further than rounding does.
+    Every pair of a split and a seed is a network of its own. ``at_once``: how many of them are trained as one batch; it
+    decides speed and memory, and the results no further than rounding does.
     """
 
     # shared
@@ -126,6 +129,11 @@ class Run:
             if len(set(values := getattr(self, name))) != len(values):
                 message = f"{name} must differ from each other, found {values}"
                 raise ValueError(message)
+        matched = self.techniques.generator_loss in FEATURE_MATCHING
+        if matched and isinstance(self.architecture, MinibatchArchitecture):
+            message = "techniques.generator_loss: feature matching compares features before the minibatch layer of "
+            message += f"{self.architecture.name}, which would not reach G; choose minimax or non_saturating"
+            raise ValueError(message)
         if self.labels_only_epochs and not self.n_labels:
             message = "labels_only_epochs: a run with n_labels 0 has nothing to be trained on without the other images"
             raise ValueError(message)
@@ -201,8 +209,10 @@ class GroupState:
     """All that the training of a group carries from step to step."""
 
     players: Players
+    least_loss: float = 0.0  # that the unsupervised loss can take: above 0 with label smoothing
     step: int = 0
     resumed_from: int = 0
+    warned: set[Member] = field(default_factory=set)
     history: list[dict[str, float]] = field(default_factory=list)
     errors: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, torch.Tensor] = field(default_factory=dict)  # (S,) since the last row of the history
@@ -225,9 +235,10 @@ class GroupState:
             row = member._asdict() | {"step": self.step, "epoch": epoch, "learning_rate": learning_rate}
             row |= {name: means[name][number] if name in means else float("nan") for name in LOSSES}
             self.history.append(row)
-            if row["unsupervised_loss"] < D_HAS_WON:
-                said = f"warning: split {member.split}, seed {member.seed}, step {self.step:,}: the unsupervised loss "
-                said += f"is {row['unsupervised_loss']:.4f}; D has won and G learns nothing more"
+            if row["unsupervised_loss"] - self.least_loss < D_HAS_WON and member not in self.warned:
+                self.warned.add(member)
+                said = f"warning: {said_members([member])}, step {self.step:,}: the unsupervised loss is "
+                said += f"{row['unsupervised_loss']:.4f}; D has won and G learns nothing more"
                 print(said, file=sys.stderr)
         self.sums.clear()
         self.counts.clear()
@@ -383,22 +394,6 @@ def descend(players: Players, name: str, loss: torch.Tensor, historical_averagin
 # ---- the loop -------------------------------------------------------------------------------------------------------
 
 
-def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path) -> Trained:
-    """Train all members of a run, group by group; resumes from what ``scratch`` holds."""
-    return together(run, [train_group(image_set, run, compute, scratch, group) for group in run.groups])
-
-
-def train_labels_only(image_set: ImageSet, run: Run, compute: Compute, scratch: Path) -> Trained:
-    """The same discriminators, from the same initial state, on the same labelled images and no others.
-
-    For ``labels_only_epochs`` epochs of as many steps, at the run's learning rate: what the unlabelled images are worth
-    is the difference to :func:`train`. There are no generators.
-    """
-    alone = replace(run, constant_epochs=run.labels_only_epochs, decay_epochs=0)
-    groups = [train_group(image_set, alone, compute, scratch, group, labels_only=True) for group in alone.groups]
-    return together(alone, groups)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """What the training of one group leaves; as :class:`Trained`."""
@@ -411,12 +406,61 @@ class Group:
     health: list[dict[str, float]]
 
 
+def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path) -> Trained:
+    """Train all members of a run; resumes from what ``scratch`` holds."""
+    return together(run, train_groups(image_set, run, compute, scratch))
+
+
+def train_labels_only(image_set: ImageSet, run: Run, compute: Compute, scratch: Path) -> Trained:
+    """The same discriminators, from the same initial state, on the same labelled images and no others.
+
+    For ``labels_only_epochs`` epochs of as many steps, at the run's learning rate: what the unlabelled images are worth
+    is the difference to :func:`train`. Their generators stay as they were drawn.
+    """
+    alone = replace(run, constant_epochs=run.labels_only_epochs, decay_epochs=0)
+    return together(alone, train_groups(image_set, alone, compute, scratch, labels_only=True))
+
+
+def train_groups(
+    image_set: ImageSet, run: Run, compute: Compute, scratch: Path, *, labels_only: bool = False
+) -> list[Group]:
+    """The groups of a run, one after the other."""
+    checkpoints = [checkpoint_of(scratch, group, labels_only=labels_only) for group in run.groups]
+    total = len(run.groups) * run.epochs * (len(training_rows(image_set)) // run.batch_size)
+    what = f"training {len(run.members)} networks{' on labelled images only' if labels_only else ''}"
+    with Progress(what, total=total, unit="steps", done=sum(map(steps_done, checkpoints))) as progress:
+        return [
+            train_group(image_set, run, compute, checkpoint, group, progress, labels_only=labels_only)
+            for group, checkpoint in zip(run.groups, checkpoints, strict=True)
+        ]
+
+
+def checkpoint_of(scratch: Path, members: list[Member], *, labels_only: bool) -> Path:
+    """Named after the first and the last network: groups are runs of a list that the scratch folder stands for."""
+    first, last = members[0], members[-1]
+    name = f"{first.split}.{first.seed}-{last.split}.{last.seed}{'-labels_only' if labels_only else ''}"
+    return scratch / f"{name}.safetensors"
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Steps that a checkpoint stands for; 0 without one, or with a damaged one, which :func:`restore` will refuse."""
+    try:
+        return json.loads(read_note(checkpoint))["step"]
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return 0
+
+
 def train_group(
-    image_set: ImageSet, run: Run, compute: Compute, scratch: Path, members: list[Member], *, labels_only: bool = False
+    image_set: ImageSet,
+    run: Run,
+    compute: Compute,
+    checkpoint: Path,
+    members: list[Member],
+    progress: Progress,
+    *,
+    labels_only: bool = False,
 ) -> Group:
     """Train members as one batch; the state is saved at least once a minute and at the end."""
-    file = "-".join(f"{member.split}.{member.seed}" for member in members) + ("-labels_only" if labels_only else "")
-    checkpoint = scratch / f"{file}.safetensors"
     batches = SemisupervisedBatches(
         image_set,
         members=members,
@@ -427,30 +471,29 @@ def train_group(
         device=compute.device,
     )
     check_images(image_set, run.architecture)
-    state = GroupState(players=initial_players(run, compute, members, batches))
+    players = initial_players(run, compute, members, batches)
+    state = GroupState(players=players, least_loss=losses.least_unsupervised_loss(run.techniques.real_target))
     restore(checkpoint, state)
     clock = CheckpointClock()
     total = run.epochs * batches.per_epoch
-    what = f"training {said_members(members)}{', labelled images only' if labels_only else ''}"
-    with Progress(what, total=total, unit="steps", done=state.step) as progress:
-        for step in range(state.step, total):
-            epoch = step // batches.per_epoch
-            learning_rate = set_learning_rate(state.players, run, epoch)
-            training_step(state, run, compute, batches, step, labels_only=labels_only)
-            state.step = step + 1
-            if state.step % run.log_every_steps == 0 or state.step == total:
-                state.log(members, epoch=epoch, learning_rate=learning_rate)
-            epochs_done, inside = divmod(state.step, batches.per_epoch)
-            due = clock.due() or state.step == total
-            if due or inside == 0:
-                check_finite(state.bad_step(), run=what, kept=checkpoint)
-            if inside == 0:
-                batches.check_labelled_seen()
-                if epochs_done % run.test_every_epochs == 0 or epochs_done == run.epochs:
-                    state.errors += tested(state.players, image_set, run, compute, members, epoch=epochs_done)
-            if due:
-                save(checkpoint, state)
-            progress.advance(1)
+    for step in range(state.step, total):
+        epoch = step // batches.per_epoch
+        learning_rate = set_learning_rate(state.players, run, epoch)
+        training_step(state, run, compute, batches, step, labels_only=labels_only)
+        state.step = step + 1
+        if state.step % run.log_every_steps == 0 or state.step == total:
+            state.log(members, epoch=epoch, learning_rate=learning_rate)
+        epochs_done, inside = divmod(state.step, batches.per_epoch)
+        due = clock.due() or state.step == total
+        if due or inside == 0:
+            check_finite(state.bad_step(), run=f"training {said_members(members)}", kept=checkpoint)
+        if inside == 0:
+            batches.check_labelled_seen()
+            if epochs_done % run.test_every_epochs == 0 or epochs_done == run.epochs:
+                state.errors += tested(state.players, image_set, run, compute, members, epoch=epochs_done)
+        if due:
+            save(checkpoint, state)
+        progress.advance(1)
     samples = fixed_samples(state.players.generator, run, compute, members)
     return Group(
         state=state,
@@ -521,8 +564,9 @@ def initial_players(run: Run, compute: Compute, members: list[Member], batches: 
         initialise_discriminator(a, one_discriminator, images, [member.stream("initial discriminator")])
         put_member(generator, number, one_generator)
         put_member(discriminator, number, one_discriminator)
-    generator.to(compute.device).train()
-    discriminator.to(compute.device).train()
+    for network in (generator, discriminator):
+        network.to(compute.device).train()
+        keep_weights(network)
     rate, history = run.techniques.parameter_average, bool(run.techniques.historical_averaging)
     both = {"generator": generator, "discriminator": discriminator}
     return Players(

@@ -6,6 +6,8 @@ with L = logsumexp(l). With K = 1, L is the logit of a plain discriminator: ever
 a network without classes too.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -71,6 +73,11 @@ def unsupervised_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor, *, r
     (S,); log 2 where D cannot tell; where it stays under 0.01, D has won and G learns nothing more.
     """
     return 0.5 * smoothed_real_loss(real_logits, real_target=real_target) + 0.5 * fake_loss(fake_logits)
+
+
+def least_unsupervised_loss(real_target: float) -> float:
+    """What :func:`unsupervised_loss` is of a D that is right of every image: half the entropy of the real target."""
+    return 0.5 * sum(-p * math.log(p) for p in (real_target, 1 - real_target) if p > 0)
 
 
 def generator_minimax_loss(fake_logits: torch.Tensor) -> torch.Tensor:

@@ -37,9 +37,12 @@ from pipeline.models.improved_layers import (
     GeneratorBatchNorm,
     Linear,
     MinibatchDiscrimination,
+    Noise,
+    VirtualBatchNorm,
     WeightNorm,
     WeightNormConvolution,
     WeightNormLinear,
+    at_least_fp32,
     set_noise,
 )
 
@@ -98,6 +101,7 @@ def architecture(name: str, *, full: bool = False, **changes: object) -> Archite
     widths = FULL_WIDTHS[name] if full else (4, 4)
     fields = {"name": name, "preset": "current", "z_dim": 100 if full else 6}
     fields |= {"generator_width": widths[0], "discriminator_width": widths[1]}
+    fields |= {"weight_norm": True, "data_dependent": True, "noise": True, "reference_batch": 0}
     if name.startswith("minibatch"):
         kernels = (100, 5) if full else (3, 2)
         return MinibatchArchitecture(**fields | {"n_kernels": kernels[0], "kernel_dim": kernels[1]} | changes)
@@ -210,7 +214,7 @@ def test_layers_inside_the_rows(name: str):
 def test_noise_and_dropout_in_order(name: str):
     _, discriminator = at_full_width(name)
     found = [
-        ("noise", part.std) if isinstance(part, GaussianNoise) else ("dropout", part.p)
+        ("noise" if isinstance(part, GaussianNoise) else "dropout", part.amount)
         for part in parts(discriminator, GaussianNoise, Dropout)
     ]
     assert found == NOISE[name]
@@ -454,8 +458,14 @@ def without_kinks(network: nn.Module) -> None:
 @by_name
 @pytest.mark.parametrize("smooth", [False, True], ids=["outputs", "gradients"])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_a_seed_alone_equals_the_same_seed_in_a_batch(name: str, training: bool, smooth: bool):
-    """From the same state: images, features, logits; and, without kinks, every gradient."""
+def test_a_seed_alone_equals_the_same_seed_in_a_batch(
+    name: str, training: bool, smooth: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """From the same state: images, features, logits; and, without kinks, every gradient.
+
+    Gradients in double precision: the L1 distances of a minibatch layer keep their kinks, near which examples lie.
+    """
+    monkeypatch.setattr(torch.Tensor, "float", at_least_fp32)
     a = architecture(name)
     batch = initialised(a, SEEDS)
     single = build_generator(a, 1), build_discriminator(a, 1)
@@ -467,8 +477,11 @@ def test_a_seed_alone_equals_the_same_seed_in_a_batch(name: str, training: bool,
         discriminator.train(training)
         for network in networks if smooth else ():
             without_kinks(network)
+            network.double()
         set_noise(discriminator, streams(seeds, "noise"))
         x, z = images_of(a, seeds, 6, "other images"), draw_z(a, 6, streams(seeds, "z"))
+        if smooth:
+            x, z = x.double(), z.double()
         losses = per_seed_losses(generator, discriminator, x, z)
         tensors = {"losses": losses, "images": generator(z), **discriminator(x)._asdict()}
         if smooth:
@@ -622,6 +635,133 @@ def test_the_mnist_generator_is_drawn_by_glorot_and_not_set_by_data():
     assert not output.bias.any()
 
 
+# ---- techniques switched on and off ---------------------------------------------------------------------------------
+
+
+@by_name
+def test_without_weight_norm_the_length_of_a_direction_counts(name: str):
+    """Switched off, the same layers with the same parameters are plain; with data-dependent scales all the same."""
+    states, moved = [], []
+    for weight_norm in (True, False):
+        networks = initialised(architecture(name, weight_norm=weight_norm), SEEDS)
+        states.append([(key, tensor.shape) for network in networks for key, tensor in network.state_dict().items()])
+        for network in networks:
+            assert {layer.normed for layer in parts(network, WeightNorm)} == {weight_norm}
+        discriminator = networks[1].eval()
+        x = images_of(architecture(name), SEEDS, 5)
+        with torch.no_grad():
+            before = discriminator(x).logits
+            for layer in parts(discriminator, WeightNorm):
+                layer.direction.mul_(2)
+            moved.append((discriminator(x).logits - before).abs().max().item())
+    assert states[0] == states[1]
+    assert moved[0] < 1e-3 < 0.1 < moved[1]
+
+
+@by_name
+def test_without_weight_norm_the_initial_batch_is_normalised_too(name: str, monkeypatch: pytest.MonkeyPatch):
+    a = architecture(name, weight_norm=False)
+    _, _, discriminator, images = initialised_with_its_noise(a, 40, monkeypatch)
+    for x in leaving(discriminator, parts(discriminator, WeightNorm), images)[:-1]:
+        check_moments(x, 1.0, per_channel=True)
+
+
+@by_name
+def test_without_data_scales_are_1_and_biases_0(name: str):
+    """The directions are drawn alike; a minibatch layer keeps its initial scale and offset too."""
+    by_data, plain = (initialised(architecture(name, data_dependent=on), SEEDS) for on in (True, False))
+    for set_by_data, network in zip(by_data, plain, strict=True):
+        for layer, other in zip(parts(network, WeightNorm), parts(set_by_data, WeightNorm), strict=True):
+            assert torch.equal(layer.direction, other.direction)
+            assert (layer.scale == 1).all()
+            assert (layer.bias == 0).all()
+    assert all(bool((layer.scale != 1).any()) for layer in parts(by_data[1], WeightNorm))
+    for layer in parts(plain[1], MinibatchDiscrimination):
+        assert (layer.log_scale == 0).all()
+        assert (layer.offset == -1).all()
+    assert plain[1].training
+    assert len(next(iter(parts(plain[1], Noise))).noise) == len(SEEDS), "its noise comes from the streams"
+
+
+@by_name
+def test_without_noise_training_is_as_evaluation(name: str):
+    a = architecture(name, noise=False)
+    _, discriminator = initialised(a, SEEDS)
+    assert [layer.amount for layer in parts(discriminator, Noise)] == [0.0] * len(NOISE[name])
+    x = images_of(a, SEEDS, 5)
+    with torch.no_grad():
+        training = discriminator(x).logits
+        assert torch.equal(discriminator.eval()(x).logits, training)
+
+
+@by_name
+def test_virtual_batch_norm_takes_the_place_of_batch_norm_in_the_generator(name: str):
+    """An image no longer depends on the others of its batch; each seed has its own fixed reference."""
+    a = architecture(name, reference_batch=5)
+    generator, discriminator = initialised(a, SEEDS)
+    assert not parts(generator, GeneratorBatchNorm)
+    assert not parts(discriminator, VirtualBatchNorm), "in G only (section 3.5)"
+    norms = parts(generator, VirtualBatchNorm)
+    assert len(norms) == (2 if name == "semisup_mnist" else 3)
+    assert {norm.n_reference for norm in norms} == {5}
+    assert all((norm.gain - 1).abs().max() > 0 for norm in norms)
+    reference = dict(generator.named_buffers())["reference"]
+    assert reference.shape == (3, 5, 6)
+    assert 0 <= reference.min() < reference.max() < 1, "z like any other"
+    z = draw_z(a, 6, streams(SEEDS, "z"))
+    with torch.no_grad():
+        whole, part = generator(z), generator(z[:, ::2])
+        mates = (initialised(architecture(name), SEEDS)[0](z)[:, ::2] - part).abs().max()
+        assert torch.equal(generator.eval()(z), whole)
+    assert whole.shape == (3, 6, *image_shape(a))
+    torch.testing.assert_close(whole[:, ::2], part, rtol=1e-4, atol=1e-5)
+    assert mates > 1e-3, "another network than with batch norm"
+    together, alone = (initialised(a, seeds)[0].state_dict() for seeds in (SEEDS, SEEDS[1:2]))
+    check_within_rounding(together, alone)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_the_reference_sets_the_scale_of_the_output_layer(name: str, monkeypatch: pytest.MonkeyPatch):
+    """The z of the data-dependent step is the reference batch, whatever ``n_z`` is."""
+    generator, *_ = initialised_with_its_noise(architecture(name, reference_batch=9), 4, monkeypatch)
+    (output,) = parts(generator, WeightNorm)
+    found = leaving(generator.network, [output], generator.reference)
+    check_moments(found[0], 0.1, per_channel=True)
+
+
+# ---- several batches in one pass ------------------------------------------------------------------------------------
+
+
+@by_name
+def test_batches_that_are_judged_together_are_judged_as_each_alone(name: str):
+    """Of different sizes too; a minibatch layer compares an image with those of its own batch only."""
+    a = architecture(name)
+    _, discriminator = initialised(a, SEEDS)
+    discriminator.eval()
+    batches = [images_of(a, SEEDS, n, f"batch of {n}") for n in (5, 2, 7)]
+    with torch.no_grad():
+        judged = discriminator.judge(*batches)
+        for together, batch in zip(judged, batches, strict=True):
+            for got, expected in zip(together, discriminator(batch), strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+        merged = discriminator(torch.cat(batches, dim=1)).logits.split([5, 2, 7], dim=1)
+        apart = (merged[0] - judged[0].logits).abs().max().item()
+    assert (apart > 1e-3) if name.startswith("minibatch") else (apart < 1e-5)
+
+
+@by_name
+def test_features_alone_are_those_of_a_judgement(name: str):
+    a = architecture(name)
+    _, discriminator = initialised(a, SEEDS)
+    x, found = images_of(a, SEEDS, 5), []
+    for judge in (discriminator.features, lambda images: discriminator(images).features):
+        set_noise(discriminator, streams(SEEDS, "noise"))
+        found.append(judge(x))
+    assert torch.equal(*found)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert discriminator.features(x).dtype == torch.float32
+
+
 # ---- presets and params ---------------------------------------------------------------------------------------------
 
 
@@ -669,6 +809,10 @@ LINES = {
     "discriminator_width": "96",
     "n_kernels": "100",
     "kernel_dim": "5",
+    "weight_norm": "true",
+    "data_dependent": "true",
+    "noise": "true",
+    "reference_batch": "0",
 }
 
 
@@ -694,6 +838,10 @@ def test_an_architecture_is_read_from_the_params(tmp_path: Path):
         ({"generator_width": "0"}, "architecture.generator_width"),
         ({"kernel_dim": "0"}, "architecture.kernel_dim"),
         ({"z_dim": "1.5"}, "architecture.z_dim"),
+        ({"weight_norm": "1"}, "architecture.weight_norm"),
+        ({"data_dependent": "maybe"}, "architecture.data_dependent"),
+        ({"noise": "0.3"}, "architecture.noise"),
+        ({"reference_batch": "-1"}, "architecture.reference_batch"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -18,7 +18,10 @@ from pipeline.models.improved_layers import (
     GeneratorBatchNorm,
     Linear,
     MinibatchDiscrimination,
+    Noise,
+    SquaredNorm,
     VirtualBatchNorm,
+    WeightNorm,
     WeightNormConvolution,
     WeightNormDeconvolution,
     WeightNormLinear,
@@ -27,6 +30,7 @@ from pipeline.models.improved_layers import (
     closeness,
     joint_closeness,
     nearest_distances,
+    quantiles,
     set_noise,
     side_by_side,
 )
@@ -120,6 +124,9 @@ def test_no_copy_between_convolutions_in_channels_last():
     back = side_by_side(apart(x, 3))
     assert back.data_ptr() == x.data_ptr()
     assert back.is_contiguous(memory_format=torch.channels_last)
+    copied = side_by_side(apart(x.contiguous(), 3))
+    assert copied.is_contiguous(memory_format=torch.channels_last), "also of maps that came in another order"
+    assert torch.equal(copied, x)
 
 
 # ---- weight norm against loops --------------------------------------------------------------------------------------
@@ -224,6 +231,39 @@ def test_weight_norm_gradients_agree_with_differences():
         return torch.func.functional_call(linear, dict(zip(names, values, strict=True)), (x,))
 
     assert torch.autograd.gradcheck(output, tuple(linear.parameters()))
+
+
+@pytest.mark.parametrize("axes", [(1,), (2, 3, 4), (1, 3, 4)], ids=str)
+def test_squared_norm_equals_that_of_autograd(axes: tuple[int, ...]):
+    v = draw(2, 3, 2, *([2, 2] if len(axes) > 1 else [])).requires_grad_()
+    norm, plain = SquaredNorm.apply(v, axes), v.square().sum(axes)
+    torch.testing.assert_close(norm, plain)
+    weight = draw(*plain.shape, name="weight")
+    (got,), (expected,) = (torch.autograd.grad((each * weight).sum(), v) for each in (norm, plain))
+    torch.testing.assert_close(got, expected)
+    assert torch.autograd.gradcheck(lambda v: SquaredNorm.apply(v, axes), (v,))
+
+
+@pytest.mark.parametrize("block", [name for name in BLOCKS if "weight norm" in name])
+def test_weight_norm_can_be_taken_off(block: str):
+    """w = g v; and data set scale and bias of that too."""
+    make, shape = BLOCKS[block]
+    layer, x = randomised(make(S)), draw(S, *shape)
+    assert isinstance(layer, WeightNorm)
+    y = layer(x)
+    layer.normed = False
+    plain = layer(x)
+    scale, bias = (t.detach().view(S, 1, 3, *[1] * (plain.dim() - 3)) for t in (layer.scale, layer.bias))
+    size = (layer.direction.detach().square().sum(layer.summed) + 1e-6).sqrt().view_as(scale)
+    torch.testing.assert_close((plain - bias) / size, y - bias)
+    assert (size - 1).abs().min() > 1e-3
+    with torch.no_grad():
+        layer.scale.mul_(2)
+    torch.testing.assert_close(layer(x) - bias, 2 * (plain - bias))
+    mean, std = moments(layer.data_dependent(x, 0.1))
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-9)
+    torch.testing.assert_close(std, torch.full_like(std, 0.1), rtol=1e-9, atol=0)
+    torch.testing.assert_close(moments(layer(x)), (mean, std), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -410,7 +450,7 @@ def test_noise_is_off_in_evaluation_and_at_zero(layer: nn.Module):
     x = draw(2, 3, 4)
     assert torch.equal(layer.eval()(x), x), "and needs no generator"
     layer.train()
-    if getattr(layer, "std", 0) == getattr(layer, "p", 0) == 0:
+    if layer.amount == 0:
         assert torch.equal(layer(x), x)
         return
     with pytest.raises(ValueError, match="2 seeds need as many random streams, found 0"):
@@ -437,9 +477,70 @@ def test_dropout_keeps_the_mean(p: float):
     y = layer(x)
     dropped = y == 0
     assert dropped.double().mean().item() == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 2e4))
-    torch.testing.assert_close(y[~dropped], (x / (1 - p))[~dropped])
+    rounded = round(p * 2**16) / 2**16  # what is kept is divided by the probability that is in force
+    torch.testing.assert_close(y[~dropped], (x / (1 - rounded))[~dropped])
     whole = dropped.flatten(3).double().mean(3)
     assert ((whole > 0) & (whole < 1)).all(), "element by element, not whole maps"
+
+
+def test_gaussian_noise_takes_each_of_65536_equally_likely_values():
+    """The middles, in probability, of as many parts of N(0, std^2)."""
+    values = quantiles(0.3, torch.float64, torch.device("cpu"))
+    assert values.shape == (2**16,)
+    for level in (0, 1, 7, 2**15, 2**16 - 1):
+        share = 0.5 * math.erfc(-values[level].item() / 0.3 / math.sqrt(2))
+        assert share == pytest.approx((level + 0.5) / 2**16, rel=1e-9)
+    torch.testing.assert_close(values, -values.flip(0), rtol=1e-6, atol=1e-12)
+    assert values.square().mean().item() == pytest.approx(0.09, rel=2e-4)
+    assert values.max().item() == pytest.approx(4.3 * 0.3, rel=0.01)
+    layer, x = GaussianNoise(0.3), torch.zeros(S, 4, 5, dtype=torch.float64)
+    set_noise(layer, streams(S, "noise"))
+    assert torch.isin(layer(x), values).all()
+    assert quantiles(0.3, torch.bfloat16, torch.device("cpu")).dtype == torch.bfloat16
+
+
+def test_all_16_bit_levels_are_drawn_alike():
+    """Four numbers a word of 64 bits, the words of seed s from generator s alone; a last one may be used in part."""
+    layer = Noise(1.0)
+    for n in (1, 4, 5, 4003):
+        set_noise(layer, streams(S, "noise"))
+        bits = layer._bits(torch.empty(S, n))
+        assert bits.shape == (S, n)
+        for seed in range(S):
+            words = torch.empty(-(-n // 4), dtype=torch.int64)
+            words.random_(-(2**63), None, generator=streams(1, "noise", first=seed)[0])
+            parts = [(word >> 16 * part & 0xFFFF) ^ 0x8000 for word in words.tolist() for part in range(4)]
+            assert bits[seed].tolist() == parts[:n]
+    set_noise(layer, streams(1, "noise"))
+    bits = layer._bits(torch.empty(1, 2**20))
+    assert bits.min() == 0
+    assert bits.max() == 2**16 - 1
+    counts = torch.bincount(bits.flatten() >> 8, minlength=256).double()
+    chi_square = ((counts - 4096) ** 2 / 4096).sum().item()
+    assert chi_square == pytest.approx(255, abs=5 * math.sqrt(2 * 255)), "the first 8 bits are uniform"
+    pairs = torch.bincount((bits.view(-1, 4)[:, :2] >> 12).mul(torch.tensor([16, 1])).sum(1), minlength=256).double()
+    chi_square = ((pairs - 1024) ** 2 / 1024).sum().item()
+    assert chi_square == pytest.approx(255, abs=5 * math.sqrt(2 * 255)), "numbers of one word are independent"
+
+
+@pytest.mark.parametrize(("p", "dropped"), [(0.5, 2**15), (0.2, 13_107), (1e-6, 0), (1 / 2**16, 1)])
+def test_dropout_leaves_out_what_lies_below_its_threshold(p: float, dropped: int):
+    layer, x = Dropout(p), 1 + draw(S, 50, 40).abs()
+    set_noise(layer, streams(S, "noise"))
+    bits = Noise._bits(layer, x)
+    set_noise(layer, streams(S, "noise"))
+    expected = torch.where(bits < dropped, 0, x / (1 - dropped / 2**16))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=0)
+
+
+def test_bits_of_maps_lie_in_the_order_of_channels_last():
+    """Places first, channels last, so that noise and maps go through the cache alike."""
+    layer, found = Noise(1.0), []
+    for shape in ((S, 2 * 4 * 5 * 3), (S, 2, 3, 4, 5)):
+        set_noise(layer, streams(S, "noise"))
+        found.append(layer._bits(torch.empty(shape)))
+    assert found[1].shape == (S, 2, 3, 4, 5)
+    assert torch.equal(found[0].view(S, 2, 4, 5, 3), found[1].permute(0, 1, 3, 4, 2))
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, float("nan")])
@@ -713,6 +814,70 @@ def test_virtual_batch_norm_in_bf16_takes_its_statistics_in_fp32():
     got = layer(x.bfloat16())
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.float(), layer(x.bfloat16().float()), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("places", [(), (2, 3)], ids=["units", "maps"])
+def test_virtual_batch_norm_of_several_seeds_is_that_of_each_alone(places: tuple[int, ...]):
+    """Against the plain layer, which has no axis of seeds: values, and all gradients."""
+    layer = randomised(VirtualBatchNorm(2, n_seeds=S))
+    layer.n_reference = N
+    x = (0.5 + draw(S, N + 3, 2, *places)).requires_grad_()
+    weight = draw(S, N + 3, 2, *places, name="weight")
+    together = layer(x)
+    for seed in range(S):
+        alone = VirtualBatchNorm(2).double()
+        alone.n_reference = N
+        alone.load_state_dict({name: tensor[seed] for name, tensor in layer.state_dict().items()})
+        own = x.detach()[seed].requires_grad_()
+        y = alone(own)
+        torch.testing.assert_close(together[seed], y)
+        expected = torch.autograd.grad((y * weight[seed]).sum(), [own, *alone.parameters()])
+        got = torch.autograd.grad((together[seed] * weight[seed]).sum(), [x, *layer.parameters()], retain_graph=True)
+        for batched, single in zip(got, expected, strict=True):
+            torch.testing.assert_close(batched[seed], single)
+            assert not batched[[s for s in range(S) if s != seed]].any(), "the loss of one seed reaches another"
+
+
+def test_gains_of_several_seeds_are_drawn_and_shifts_are_0():
+    layer, alone = VirtualBatchNorm(5000, n_seeds=2), VirtualBatchNorm(5000, n_seeds=1)
+    layer.initialise(streams(2))
+    alone.initialise(streams(1, first=1))
+    assert torch.equal(layer.gain[1], alone.gain[0])
+    assert not torch.equal(layer.gain[1], layer.gain[0])
+    assert layer.gain.mean().item() == pytest.approx(1, abs=4 * 0.02 / 100)
+    assert layer.gain.std().item() == pytest.approx(0.02, rel=4 / math.sqrt(2e4))
+    assert (layer.shift == 0).all()
+    with pytest.raises(ValueError, match="2 seeds need as many random streams, found 1"):
+        layer.initialise(streams(1))
+
+
+def seeds_generator(n_seeds: int) -> WithReference:
+    """z (S, B, 3) -> units -> maps of each seed; its reference too is each seed's own."""
+    network = nn.Sequential(
+        nn.Sequential(Linear(n_seeds, 3, 16), VirtualBatchNorm(16, n_seeds), nn.ReLU(), nn.Unflatten(2, (4, 2, 2))),
+        nn.Sequential(Deconvolution(n_seeds, 4, 4), VirtualBatchNorm(4, n_seeds), nn.ReLU()),
+        Deconvolution(n_seeds, 4, 1),
+    )
+    return WithReference(network, torch.zeros(n_seeds, N, 3))
+
+
+def test_several_seeds_with_their_own_reference():
+    network = randomised(seeds_generator(S))
+    assert network.reference.shape == (S, N, 3)
+    assert network.reference.std() > 0.1, "it is part of the state"
+    z = draw(S, 5, 3)
+    together = network(z)
+    assert together.shape == (S, 5, 1, 8, 8)
+    for seed in range(S):
+        alone = slice_of(network, seeds_generator(1), seed)
+        torch.testing.assert_close(alone(z[seed : seed + 1]), together[seed : seed + 1])
+    others = network(torch.cat([z[:, :1], 10 * draw(S, 6, 3, name="mates")], dim=1))
+    torch.testing.assert_close(others[:, 0], together[:, 0], rtol=1e-12, atol=1e-12)
+    assert together[:, 0].std() > 0.01
+    with torch.no_grad():
+        network.reference[1].mul_(2)
+    moved = (network(z) - together).abs().amax(dim=(1, 2, 3, 4)) > 1e-3
+    assert moved.tolist() == [False, True, False]
 
 
 def test_virtual_batch_norm_without_its_reference_is_refused():

@@ -4,6 +4,7 @@ import json
 import re
 
 import made_results as made
+import made_semisupervised as semisup
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from pipeline.reporting import page, readings, tables
 from pipeline.reporting.figures import FIGURES
 from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
 from pipeline.reporting.rows import Report
+from pipeline.reporting.semisup_tables import ALL_NETWORKS
 
 DATASETS = {"mnist": "a few digits", "cifar10": "ten photographs", "svhn": "drawn house numbers"}
 NOTES = {"dcgan_lsun": "16 filters", "dcgan_faces": "60 epochs", "dcgan_imagenet": ""}
@@ -109,7 +111,7 @@ def test_page_of_a_profile_with_little_in_it(tmp_path):
     text = page.report_page(
         "paper", REPORT, tmp_path, [model(tmp_path, "gan_mnist"), tmp_path / "dcgan_lsun"], tmp_path / "metrics"
     )
-    assert text.count(readings.NOT_RUN) == 4 + len(readings.SECTIONS)
+    assert text.count(readings.NOT_RUN) == 4 + len(page.SEMISUPERVISED) + len(readings.SECTIONS)
     assert text.count("Not run in this profile: dcgan_lsun.") == 2
     assert "| gan_mnist | 0, 1 |" in text
 
@@ -129,7 +131,7 @@ def shown(reports, section, profile="embedded", notes=NOTES):
 def test_every_figure_without_a_place_of_its_own_has_a_section():
     placed = {figure for section in readings.SECTIONS.values() for figure in section.pictures}
     ours = {name for name in FIGURES if name.startswith("dcgan_fig") and name != "dcgan_fig9"}
-    ours |= {"sample_distances", "toy_games"}
+    ours |= {"sample_distances", "toy_games", "semisup_errors", "improved_fig3", "improved_fig4", "improved_fig5"}
     assert placed == ours
 
 
@@ -146,7 +148,8 @@ def test_page_has_the_sections_in_the_papers_order(reports):
     text = page.report_page("embedded", REPORT, reports, [], reports / "metrics")
     numbers = [int(found) for found in re.findall(r"## DCGAN, Figures? (\d+)", text)]
     assert numbers == [2, 4, 5, 6, 7, 8, 9, 10]
-    assert text.count(readings.NOT_RUN) == len(readings.SECTIONS) - 1 + 1  # and no run was trained
+    # all but one figure, the tables of Improved GAN, and no run was trained
+    assert text.count(readings.NOT_RUN) == len(readings.SECTIONS) - 1 + len(page.SEMISUPERVISED) + 1
     assert "](figures/dcgan_fig6.png)" in text
 
 
@@ -321,6 +324,111 @@ def test_distances_say_what_the_paper_thinks_of_neighbours(tmp_path):
     elsewhere = shown(tmp_path, "distances", profile="laptop")
     assert "](sheets/" not in elsewhere
     assert "In `data/laptop/sheets/`, not in Git: `nearest_dcgan_lsun.png`" in elsewhere
+
+
+def improved_table(reports, name, *rows):
+    """A table with these rows: row, column, unit, measured."""
+    table = pd.DataFrame(rows, columns=["row", "column", "unit", "measured"])
+    table = table.assign(paper=1.0, paper_spread=None, spread=None, spread_over=None, n_seeds=3, note="")
+    (reports / "tables").mkdir(exist_ok=True)
+    table.to_csv(reports / f"tables/{name}.csv", index=False)
+
+
+def test_page_has_the_semisupervised_tables_after_the_toy_games(reports):
+    improved_table(
+        reports, "improved_table1",
+        (papers.OUR_MODEL, "labels_20", papers.ERRORS_OF_10000, 1500.0),
+        (papers.ENSEMBLE, "labels_20", papers.ERRORS_OF_10000, 1600.5),
+        (papers.OUR_MODEL, "labels_100", papers.ERRORS_OF_10000, 300.0),
+        (papers.ENSEMBLE, "labels_100", papers.ERRORS_OF_10000, 250.0),
+        (ALL_NETWORKS, "labels_100", papers.ERRORS_OF_10000, 310.0),
+        (papers.OUR_MODEL, "labels_200", papers.ERRORS_OF_10000, 200.0),
+        (papers.ENSEMBLE, "labels_200", papers.ERRORS_OF_10000, None),
+    )  # fmt: skip
+    improved_table(
+        reports, "improved_svhn",
+        (papers.ENSEMBLE, "labels_1000", papers.PERCENT_ERROR, 8.0),
+        (papers.OUR_MODEL, "labels_1000", papers.PERCENT_ERROR, 8.0),
+    )  # fmt: skip
+    text = page.report_page("embedded", REPORT, reports, [], reports / "metrics")
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    first = headings.index("Improved GAN, section 3.3: toy games with historical averaging")
+    assert headings[first + 1 : first + 7] == [
+        "Improved GAN: semi-supervised classification", *page.SEMISUPERVISED.values(),
+        readings.SECTIONS["semisup_errors"].heading, readings.SECTIONS["improved_samples"].heading,
+    ]  # fmt: skip
+    assert headings[first + 7] == "Training runs"
+    assert "no error here reproduces one of the paper" in text
+    assert "[Markdown](tables/improved_table1.md)" in text
+    of_10000 = "(errors of 10,000 images): the ensemble is"
+    assert f"- 20 labels: ensemble 1600.50, mean of single networks 1500.00 {of_10000} not better\n" in text
+    assert f"- 100 labels: ensemble 250.00, mean of single networks 310.00 {of_10000} better\n" in text
+    assert "- 200 labels:" not in text, "there is no ensemble"
+    assert "- 1,000 labels: ensemble 8.00, mean of single networks 8.00 (% error): the ensemble is not better\n" in text
+
+
+@pytest.mark.parametrize("comparable", ["yes", "reduced", "no"])
+def test_every_profile_says_how_its_semisupervised_errors_are_to_be_read(tmp_path, comparable):
+    report = Report(comparable=comparable, notes={}, datasets={})
+    text = page.report_page("paper", report, tmp_path, [], tmp_path / "metrics")
+    told = "\n".join(page.SEMISUPERVISED_READING[comparable])
+    assert f"## Improved GAN: semi-supervised classification\n\n{told}\n\n### Table 1" in text
+    assert len(set(map(str, page.SEMISUPERVISED_READING.values()))) == 3
+
+
+def test_errors_are_told_with_and_without_the_unlabelled_images(tmp_path):
+    def runs(folder):
+        semisup.write_run(folder, "mnist", "mnist-100", n_labels=100)
+        semisup.write_run(
+            folder, "mnist", "mb_mnist", n_labels=4000, alone=(), wrong=(9,), members=((0, 0),), lowest_loss=0.004
+        )
+        semisup.write_run(
+            folder, "svhn", "svhn-500", n_labels=500, wrong=(60, 50), alone=(40, 56), collapsed=True, lowest_loss=0.01
+        )
+
+    drawn(tmp_path, "semisup_errors", runs)
+    text = shown(tmp_path, "semisup_errors")
+    assert (
+        "- MNIST, 100 labels (`mnist_100`): 6.00 % of 200 test images wrong with the unlabelled images, from 5.00 to "
+        "7.00 % in 2 networks; 27.50 % with the labelled ones alone: the unlabelled images take 21.50 points off; "
+        "better in 2 of 2\n"
+    ) in text
+    assert (
+        "- MNIST, 4,000 labels, minibatch discrimination (`mb_mnist`): 4.50 % of 200 test images wrong with the "
+        "unlabelled images, one network; not trained without the unlabelled images; **D won at some time**: an "
+        "unsupervised loss of 0.0040\n"
+    ) in text
+    assert "24.00 % with the labelled ones alone: no gain (-3.50 points); better in 1 of 2; **the samples of 2" in text
+    assert text.count("**D won") == 1, "0.01 is no alarm"
+    assert "](figures/semisup_errors.png)" in text
+
+
+def test_samples_of_two_techniques_are_told_beside_each_other(tmp_path):
+    def both(folder):
+        images = made.numbered(1, 50, 8)[..., :1].copy()
+        images[0, :2] = 77
+        semisup.write_images(folder, "mnist-100", images=images)
+        semisup.write_images(folder, "mb_mnist")
+
+    drawn(tmp_path, "improved_fig3", both)
+    drawn(tmp_path, "improved_fig5", lambda folder: semisup.write_images(folder, "svhn-1000", channels=3))
+    text = shown(tmp_path, "improved_samples", notes={"mnist-100": "20 epochs", "mb_svhn": "never told"})
+    assert re.findall(r"\(figures/(\w+)\.png\)", text) == ["improved_fig3", "improved_fig5"]
+    assert "Run mnist-100: 20 epochs. Run mb_mnist. Run svhn-1000." in text
+    assert "never told" not in text
+    assert "- mnist-100, feature matching, 50 samples: one is 8 grey levels from the nearest other (median, Eu" in text
+    assert "8 x 8 pixels); 4 % are equal to another\n- mb_mnist, minibatch discrimination, 100 samples: one" in text
+    assert "- `improved_fig5.png`: run mb_svhn is left out, not run in this profile yet" in text
+    assert "- `improved_fig3.png`: images enlarged 2 times, in" in text
+
+
+def test_the_page_and_the_figures_name_the_same_runs(tmp_path):
+    for figure, halves in readings.HALVES.items():
+        folder = tmp_path / figure
+        folder.mkdir()
+        for run in halves.values():
+            semisup.write_images(folder, run)
+        assert FIGURES[figure](folder).numbers.set_index("half")["run"].to_dict() == halves
 
 
 @pytest.mark.parametrize(

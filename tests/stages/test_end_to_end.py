@@ -44,6 +44,14 @@ def tiny_params() -> dict:
             run |= {"seeds": [0, 1], "batch_size": 500}
             run["selection"] = {"every_epochs": 1, "batch_size": 100, "n_images": [100]}
     values["train"] |= {"log_every_steps": 2, "n_samples": 10}
+    for run in values["semisup"]["runs"].values():
+        run["architecture"] |= {"generator_width": 4, "discriminator_width": 4, "z_dim": 8}
+        if "n_kernels" in run["architecture"]:
+            run["architecture"] |= {"n_kernels": 3}
+        run |= {"splits": [0, 1], "seeds": [0, 1], "at_once": 3, "n_labels": 10, "constant_epochs": 1}
+        run |= {"decay_epochs": 1, "test_every_epochs": 1, "labels_only_epochs": min(run["labels_only_epochs"], 1)}
+        run["batch_size"] = 500 if run["dataset"] == "mnist" else 20
+    values["semisup"] |= {"log_every_steps": 2, "n_samples": 10}
     internals = values["internals"]
     internals["reference"]["n_images"] = 12
     internals["samples"] |= {"n_shown": 20, "n_held_out": 4, "n_images": 5, "n_samples": [10, 30]}

@@ -13,6 +13,7 @@ from pipeline.training.semisupervised_losses import (
     generator_loss,
     generator_minimax_loss,
     labelled_loss,
+    least_unsupervised_loss,
     real_logit,
     smoothed_real_loss,
     squared_feature_matching,
@@ -191,3 +192,14 @@ def test_feature_matching_sends_its_gradient_to_the_fakes_only(loss):
     assert real.grad is None
     assert (fake.grad.abs().sum((1, 2)) > 0).tolist() == [False, False, True]
     assert torch.autograd.gradcheck(lambda x: loss(real.detach(), x), (fake,))
+
+
+def test_the_least_unsupervised_loss_is_that_of_a_d_that_is_right_of_every_image():
+    def loss_at(real_target):
+        best = math.log(real_target / (1 - real_target)) if real_target < 1 else 40.0
+        real, fake = (torch.full((1, 3, 1), value, dtype=torch.float64) for value in (best, -40.0))
+        return float(unsupervised_loss(real, fake, real_target=real_target))
+
+    for real_target in (0.5, 0.75, 0.9, 1.0):
+        assert least_unsupervised_loss(real_target) == pytest.approx(loss_at(real_target), abs=1e-12)
+    assert least_unsupervised_loss(0.5) == pytest.approx(0.5 * math.log(2))
