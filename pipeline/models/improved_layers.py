@@ -432,7 +432,9 @@ class GeneratorBatchNorm(nn.Module):
         ``eps`` is the authors' 1e-6; bf16 activations need 1e-5.
         """
         eps = 1e-5 if x.dtype in REDUCED_PRECISION else GENERATOR_BATCH_NORM_EPS
-        y = F.batch_norm(side_by_side(x), None, None, None, self.shift.flatten(), training=True, eps=eps)
+        shift = self.shift.flatten()
+        # a gain of 1, because CUDA's kernels have no gradient of a shift without a gain
+        y = F.batch_norm(side_by_side(x), None, None, torch.ones_like(shift), shift, training=True, eps=eps)
         return apart(y, len(self.shift))
 
 

@@ -16,6 +16,7 @@ from pipeline import papers
 from pipeline.core.errors import InputError
 from pipeline.core.records import ResultRow
 from pipeline.evaluation.ensembles import (
+    SPLIT,
     averaged_logits,
     averaged_probabilities,
     first_of_each_split,
@@ -31,6 +32,7 @@ AVERAGED_LOGITS, ALL_NETWORKS = "Ensemble, averaged logits", "Our model, all see
 LABELS_ONLY, MINIBATCH = "Same network, labels only", "Minibatch discrimination model"
 COMBINED = {papers.ENSEMBLE: averaged_probabilities, AVERAGED_LOGITS: averaged_logits}
 ONE_SEED = "no ensemble: each split has one seed only"
+Value = str | float  # of a setting; a switch is a bool
 SCALES = {papers.ERRORS_OF_10000: 10_000, papers.PERCENT_ERROR: 100}  # whatever the number of test images
 
 
@@ -40,11 +42,19 @@ class Settings:
 
     Attributes
     ----------
-    epochs : by preset, the code as it is and as it was when the paper was submitted; a script that is lost has none
+    current : the released code
+    c0 : what its state when the paper was submitted has in another way; a script that is lost has nothing known there
+    epochs, decay_epochs : by preset: all of them, and those in which the learning rate falls; absent if not known
     """
 
+    current: Mapping[str, Value]
+    c0: Mapping[str, Value]
     epochs: Mapping[str, int]
-    widths: Mapping[str, int]
+    decay_epochs: Mapping[str, int]
+
+    def of(self, preset: str) -> dict[str, Value]:
+        """The settings of a preset."""
+        return {**self.current, **(self.c0 if preset == "c0" else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,7 @@ class Table:
     n_test: int
     matching: Settings  # runs with feature matching, one a column
     minibatch: Settings  # the run with minibatch discrimination
+    minibatch_labels: int  # of its own column
 
     @property
     def unit(self) -> str:
@@ -65,15 +76,39 @@ class Table:
         return self.published[0].unit
 
 
-MINIBATCH_WIDTHS = {"generator_width": 128, "discriminator_width": 96, "n_kernels": 100}
+SHARED: dict[str, Value] = {
+    **{"noise": True, "weight_norm": True, "data_dependent": True, "reference_batch": 0, "z_dim": 100},
+    **{"generator_steps": 1, "real_target": 1.0, "historical_averaging": 0.0, "parameter_average": 1e-4},
+    **{"batch_size": 100, "learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "adam_epsilon": 1e-8},
+}
+DIGITS: dict[str, Value] = {"offset": 0.0, "divisor": 255.0}  # pixels
+COLOURS: dict[str, Value] = {"offset": 127.5, "divisor": 128.0}
+HOUSES: dict[str, Value] = {"offset": 127.5, "divisor": 127.5}
+MATCHING: dict[str, Value] = SHARED | {"generator_loss": "absolute_feature_matching", "generator_width": 128}
+OF_MINIBATCH: dict[str, Value] = {
+    **SHARED,
+    **{"generator_loss": "minimax", "generator_steps": 3},
+    **{"generator_width": 128, "discriminator_width": 96, "n_kernels": 100, "kernel_dim": 5},
+}
 TABLE1 = Table(
     dataset="mnist",
     title="MNIST",
     published=papers.IMPROVED_TABLE1,
     n_images=60_000,
     n_test=10_000,
-    matching=Settings(epochs={"current": 300, "c0": 300}, widths={"generator_width": 500, "discriminator_width": 250}),
-    minibatch=Settings(epochs={}, widths=MINIBATCH_WIDTHS),
+    matching=Settings(
+        current={
+            **SHARED,
+            **DIGITS,
+            **{"generator_loss": "squared_feature_matching", "learning_rate": 3e-3},
+            **{"generator_width": 500, "discriminator_width": 250},
+        },
+        c0={"learning_rate": 1e-3, "parameter_average": 0.0},
+        epochs={"current": 300, "c0": 300},
+        decay_epochs={"current": 0, "c0": 100},
+    ),
+    minibatch=Settings(current=OF_MINIBATCH | DIGITS, c0={}, epochs={}, decay_epochs={}),
+    minibatch_labels=4000,
 )
 TABLE2 = Table(
     dataset="cifar10",
@@ -81,8 +116,19 @@ TABLE2 = Table(
     published=papers.IMPROVED_TABLE2,
     n_images=50_000,
     n_test=10_000,
-    matching=Settings(epochs={"current": 1200, "c0": 1001}, widths={"generator_width": 128, "discriminator_width": 96}),
-    minibatch=Settings(epochs={"current": 1200, "c0": 500}, widths=MINIBATCH_WIDTHS),
+    matching=Settings(
+        current=MATCHING | COLOURS | {"discriminator_width": 96},
+        c0={"parameter_average": 1e-3},
+        epochs={"current": 1200, "c0": 1001},
+        decay_epochs={"current": 400, "c0": 0},
+    ),
+    minibatch=Settings(
+        current=OF_MINIBATCH | COLOURS,
+        c0={"parameter_average": 0.0},
+        epochs={"current": 1200, "c0": 500},
+        decay_epochs={"current": 400, "c0": 200},
+    ),
+    minibatch_labels=4000,
 )
 SVHN = Table(
     dataset="svhn",
@@ -90,8 +136,16 @@ SVHN = Table(
     published=papers.IMPROVED_SVHN,
     n_images=73_257,
     n_test=26_032,
-    matching=Settings(epochs={"current": 900, "c0": 501}, widths={"generator_width": 128, "discriminator_width": 64}),
-    minibatch=Settings(epochs={"current": 900, "c0": 500}, widths=MINIBATCH_WIDTHS),
+    matching=Settings(
+        current=MATCHING | HOUSES | {"discriminator_width": 64},
+        c0={"parameter_average": 1e-3},
+        epochs={"current": 900, "c0": 501},
+        decay_epochs={"current": 300, "c0": 0},
+    ),
+    minibatch=Settings(
+        current=OF_MINIBATCH | HOUSES, c0={}, epochs={"current": 900, "c0": 500}, decay_epochs={"current": 300}
+    ),
+    minibatch_labels=1000,
 )
 
 
@@ -121,9 +175,10 @@ class Run:
     n_labels: int
     n_images: int  # for training
     preset: str
-    widths: Mapping[str, int]
+    settings: Mapping[str, Value]  # the numbers and switches of its params, by name
     batch_size: int
     epochs: int
+    decay_epochs: int  # of them
     steps: int  # of each network
     labels_only_epochs: int
     labels_only_steps: int
@@ -143,7 +198,7 @@ class Run:
         return len(self.members) // self.n_splits
 
 
-def read(folder: Path, settings: Settings) -> Run | None:
+def read(folder: Path) -> Run | None:
     """The run of a results folder; None if it has not run in this profile.
 
     Raises
@@ -163,9 +218,10 @@ def read(folder: Path, settings: Settings) -> Run | None:
             n_labels=params["n_labels"],
             n_images=record["n_images"],
             preset=params["architecture"]["preset"],
-            widths={name: params["architecture"][name] for name in settings.widths},
+            settings=params | params["architecture"] | params["techniques"] | params["pixels"],
             batch_size=params["batch_size"],
             epochs=params["constant_epochs"] + params["decay_epochs"],
+            decay_epochs=params["decay_epochs"],
             steps=record["steps"],
             labels_only_epochs=params["labels_only_epochs"],
             labels_only_steps=record["labels_only_steps"],
@@ -179,15 +235,18 @@ def read(folder: Path, settings: Settings) -> Run | None:
 
 
 def _check(path: Path, run: Run) -> None:
-    """Refuse arrays that are not of the same networks, all seeds of every split."""
-    n = len(run.logits)
+    """Refuse arrays that are not of the same networks and images, all seeds of every split."""
+    n, n_test = len(run.logits), len(run.labels)
     if not n or run.members.shape != (n, 2):
         wrong = f"members of shape {run.members.shape} beside {n} networks; expected (M, 2) beside M networks, M > 0"
-    elif n != run.n_splits * run.n_seeds:
-        wrong = f"{n} networks of {run.n_splits} splits; expected as many seeds of each split"
+    elif len(set((seeds := np.unique(run.members[:, SPLIT], return_counts=True)[1]).tolist())) > 1:
+        wrong = f"splits of {' and '.join(map(str, seeds))} networks; expected as many seeds of each split"
     elif len(run.labels_only) not in (0, n):
         alone = f"{len(run.labels_only)} networks trained on labelled images alone"
         wrong = f"{alone} beside {n}; expected as many, or none"
+    elif any(len(of) and of.shape[1] != n_test for of in (run.logits, run.labels_only)):
+        wrong = f"logits of shape {run.logits.shape} and labels_only of shape {run.labels_only.shape} beside {n_test} "
+        wrong += "labels; expected those of the same test images"
     else:
         return
     message = f"{path}: {wrong}; run semisup@{run.name} again"
@@ -198,7 +257,7 @@ def _check(path: Path, run: Run) -> None:
 
 
 def _table(table: Table, results: Path, report: Report) -> list[ResultRow]:
-    runs = {f"labels_{n}": read(results / f"{table.dataset}-{n}", table.matching) for n in _numbers_of_labels(table)}
+    runs = {f"labels_{n}": read(results / f"{table.dataset}-{n}") for n in _numbers_of_labels(table)}
     rows = [
         quoted(printed, table.title)
         if printed.kind == "published"
@@ -206,9 +265,9 @@ def _table(table: Table, results: Path, report: Report) -> list[ResultRow]:
         for printed in table.published
     ]
     rows += [_cell(place, table, runs[place.column], report) for place in _extras(table, runs)]
-    minibatch = read(results / f"mb_{table.dataset}", table.minibatch)
+    minibatch = read(results / f"mb_{table.dataset}")
     if minibatch:
-        place = Extra(row=MINIBATCH, column=f"labels_{minibatch.n_labels}", unit=table.unit)
+        place = Extra(row=MINIBATCH, column=f"labels_{table.minibatch_labels}", unit=table.unit)
         rows.append(_cell(place, table, minibatch, report))
     return rows
 
@@ -251,63 +310,98 @@ def _cell(place: Place, table: Table, run: Run | None, report: Report) -> Result
     measured = _measured(place.row, run)
     said = _said(place, table, run)
     errors, several, scale = measured.errors, len(measured.errors) > 1, SCALES[place.unit]
-    whole = not any(each.too_few for each in said)
+    as_theirs = not any(each.differs for each in said)
     return result(
         place,
         measured=scale * float(errors.mean()),
         spread=scale * float(errors.std(ddof=1)) if several else None,
         spread_over=measured.over if several else "",
-        n_seeds=measured.n_networks,
+        n_seeds=measured.n_seeds,
         n_images=run.n_labels if place.row == LABELS_ONLY else run.n_images,
         n_labels=run.n_labels,
         dataset=dataset,
-        comparable="reduced" if comparable == "yes" and not whole else comparable,
+        comparable="reduced" if comparable == "yes" and not as_theirs else comparable,
         note=joined(*(each.text for each in said), more),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Shares of errors of a row, over what they differ, and how many networks entered."""
+    """Shares of errors of a row.
+
+    Attributes
+    ----------
+    over : what they differ by
+    n_seeds : the networks whose errors these are; of ensembles the networks that form each
+    """
 
     errors: np.ndarray
     over: str
-    n_networks: int
+    n_seeds: int
 
 
 def _measured(row: str, run: Run) -> Measured:
     if row in COMBINED:
         errors = split_errors(run.logits, run.labels, run.members, COMBINED[row])
-        return Measured(errors=errors, over="splits", n_networks=len(run.members))
+        return Measured(errors=errors, over="splits", n_seeds=run.n_seeds)
     errors = member_errors(run.labels_only if row == LABELS_ONLY else run.logits, run.labels)
     if row == ALL_NETWORKS:
-        return Measured(errors=errors, over="splits and seeds", n_networks=len(errors))
+        return Measured(errors=errors, over="splits and seeds", n_seeds=len(errors))
     if run.n_splits == 1:
-        return Measured(errors=errors, over="seeds", n_networks=len(errors))
-    return Measured(errors=errors[first_of_each_split(run.members)], over="splits", n_networks=run.n_splits)
+        return Measured(errors=errors, over="seeds", n_seeds=len(errors))
+    return Measured(errors=errors[first_of_each_split(run.members)], over="splits", n_seeds=run.n_splits)
 
 
 # ---- notes -----------------------------------------------------------------------------------------------------------
 
+OFF_AT_0 = {"historical_averaging", "parameter_average"}
+WORDS = {  # setting -> what the note calls it, in the note's order
+    "generator_width": "width of G",
+    "discriminator_width": "width of D",
+    "n_kernels": "minibatch kernels",
+    "kernel_dim": "minibatch kernel dimension",
+    "z_dim": "dimension of z",
+    "noise": "noise",
+    "weight_norm": "weight norm",
+    "data_dependent": "initialisation by data",
+    "reference_batch": "virtual batch norm",
+    "generator_loss": "loss of G:",
+    "generator_steps": "updates of G for each of D:",
+    "real_target": "target of real images",
+    "historical_averaging": "historical averaging",
+    "parameter_average": "rate of the parameter average",
+    "batch_size": "batch",
+    "learning_rate": "learning rate",
+    "beta1": "beta1",
+    "beta2": "beta2",
+    "adam_epsilon": "epsilon of Adam",
+    "offset": "offset of pixels",
+    "divisor": "divisor of pixels",
+}
+OF_THE_GENERATOR = {  # no part of a network that was trained on labelled images alone
+    *("generator_width", "z_dim", "reference_batch", "generator_loss", "generator_steps", "real_target"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """A part of the note, and whether it tells of less than the paper's."""
+    """A part of the note, and whether it tells of another value than the authors'."""
 
     text: str
-    too_few: bool = False
+    differs: bool = False
 
 
 def _said(place: Place, table: Table, run: Run) -> list[Said]:
-    """Splits and seeds, the schedule, and what differs in size from the paper's."""
+    """Splits and seeds, the schedule, and what is not as in the authors' code."""
     row, settings = place.row, table.minibatch if place.row == MINIBATCH else table.matching
     if row == LABELS_ONLY:
         schedule = [_counted(run.labels_only_epochs, "epoch"), _counted(run.labels_only_steps, "step")]
     else:
-        schedule = [_counted(run.epochs, "epoch", settings.epochs.get(run.preset)), _counted(run.steps, "step")]
-    said = [_splits(row, run), _seeds(row, run), *schedule, *_sizes(place, table, run, settings)]
+        schedule = [*_epochs(run, settings), _counted(run.steps, "step")]
+    others = [*_sizes(place, table, run), *_switches(row, run, settings.of(run.preset))]
+    said = [_splits(row, run), _seeds(row, run), *schedule, *others]
     if row == MINIBATCH:
-        said.append(Said(text=f"tested in batches of {run.batch_size}, which the minibatch layer sees"))
+        said.append(Said(text=f"tested in batches of {run.batch_size} in a fixed random order: its layer sees a batch"))
     return said
 
 
@@ -323,18 +417,41 @@ def _seeds(row: str, run: Run) -> Said:
     return Said(text=f"the first of {run.n_seeds} seeds of each")
 
 
-def _sizes(place: Place, table: Table, run: Run, settings: Settings) -> list[Said]:
-    """Labels, images and widths where they are not the paper's; of what the row's networks have."""
-    n_test, alone = len(run.labels), place.row == LABELS_ONLY
+def _epochs(run: Run, settings: Settings) -> list[Said]:
+    """All of them; and those of decay, where they are not the authors'."""
+    said = [_counted(run.epochs, "epoch", settings.epochs.get(run.preset))]
+    decay = settings.decay_epochs.get(run.preset)
+    if decay not in (None, run.decay_epochs):
+        text = f"learning rate falling in {run.decay_epochs or 'none'} of them instead of {decay or 'none'}"
+        said.append(Said(text=text, differs=True))
+    return said
+
+
+def _sizes(place: Place, table: Table, run: Run) -> list[Said]:
+    """Labels and images where they are not the paper's; of what the row's networks have."""
+    n_test = len(run.labels)
     sizes = [(f"{run.n_labels:,} labels", run.n_labels, _in_column(place.column))]
-    sizes += [] if alone else [(f"{run.n_images:,} training images", run.n_images, table.n_images)]
+    sizes += [] if place.row == LABELS_ONLY else [(f"{run.n_images:,} training images", run.n_images, table.n_images)]
     sizes += [(f"{n_test:,} test images", n_test, table.n_test)]
-    sizes += [
-        (f"{name} {n:,}", n, settings.widths[name])
-        for name, n in run.widths.items()
-        if not alone or name != "generator_width"
-    ]
     return [_beside(text, n, nominal) for text, n, nominal in sizes if n != nominal]
+
+
+def _switches(row: str, run: Run, authors: Mapping[str, Value]) -> list[Said]:
+    """Each setting that is not the authors', in words."""
+    return [
+        Said(text=f"{words} {_value(name, run.settings.get(name))} instead of {_value(name, value)}", differs=True)
+        for name, words in WORDS.items()
+        if (value := authors.get(name)) is not None and run.settings.get(name) != value
+        if row != LABELS_ONLY or name not in OF_THE_GENERATOR
+    ]
+
+
+def _value(name: str, value: Value | None) -> str:
+    if isinstance(value, bool) or (name in OFF_AT_0 and value == 0):
+        return "on" if value else "off"
+    if name == "reference_batch":
+        return f"of {value} examples" if value else "off"
+    return value.replace("_", " ") if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _counted(n: int, what: str, nominal: int | None = None) -> Said:
@@ -342,5 +459,5 @@ def _counted(n: int, what: str, nominal: int | None = None) -> Said:
 
 
 def _beside(text: str, n: int, nominal: int | None) -> Said:
-    instead = "" if nominal in (None, n) else f" instead of {nominal:,}"
-    return Said(text=text + instead, too_few=nominal is not None and n < nominal)
+    differs = nominal not in (None, n)
+    return Said(text=text + (f" instead of {nominal:,}" if differs else ""), differs=differs)

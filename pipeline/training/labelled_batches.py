@@ -94,6 +94,7 @@ class SemisupervisedBatches:
         self.labelled_rows = np.stack(
             [draw_labelled(image_set, member.split, n_labels, n_classes) for member in self.members]
         )
+        self._subsets = self.labelled_rows.copy()  # as drawn: what the alarm compares with
         self.per_epoch = len(self._rows) // batch_size
         self._epoch = -1
         self._orders: dict[str, np.ndarray] = {}  # of the present epoch: rows of the set, (S, per_epoch * batch_size)
@@ -135,10 +136,17 @@ class SemisupervisedBatches:
         Ports of the authors' code drew 100 fresh labelled images a batch: fully supervised, by accident. An epoch that
         this process did not serve whole, after a resume, tells nothing.
         """
-        expected = min(self.labelled_rows.shape[1], self.per_epoch * self._batch_size)
-        if self._served == self.per_epoch and (self._seen.sum(axis=1) != expected).any():
-            message = f"{self._seen.sum(axis=1)} distinct labelled images in epoch {self._epoch}, not {expected}"
-            raise AssertionError(message)
+        if self._served < self.per_epoch:
+            return
+        n_labels = self._subsets.shape[1]
+        expected = min(n_labels, self.per_epoch * self._batch_size)
+        of_subsets = np.take_along_axis(self._seen, self._subsets, axis=1).sum(axis=1)
+        for found in (self._seen.sum(axis=1), of_subsets):
+            if (found != expected).any():
+                message = (
+                    f"labelled images of epoch {self._epoch}: {found} distinct ones of the subsets, not {expected}"
+                )
+                raise AssertionError(message)
 
     def _begin(self, epoch: int) -> None:
         n, n_labels = self.per_epoch * self._batch_size, self.labelled_rows.shape[1]

@@ -11,11 +11,12 @@ import math
 import torch
 import torch.nn.functional as F
 
+from pipeline.models.improved_layers import at_least_fp32
+
 
 def real_logit(logits: torch.Tensor) -> torch.Tensor:
     """L = log of the sum of exp(l_k): (S, B, K) -> (S, B), at least fp32; D(x) = sigmoid(L)."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits.logsumexp(dim=-1)
+    return at_least_fp32(logits).logsumexp(dim=-1)
 
 
 def labelled_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -126,4 +127,4 @@ def _difference_of_means(real_features: torch.Tensor, fake_features: torch.Tenso
 
 def _mean(features: torch.Tensor) -> torch.Tensor:
     """(S, B, n) -> (S, n), at least fp32."""
-    return (features if features.dtype == torch.float64 else features.float()).mean(dim=1)
+    return at_least_fp32(features).mean(dim=1)

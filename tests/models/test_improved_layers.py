@@ -12,6 +12,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.seeding import torch_stream
 from pipeline.models import layers
 from pipeline.models.improved_layers import (
+    WEIGHT_NORM_EPS,
     Deconvolution,
     Dropout,
     GaussianNoise,
@@ -29,11 +30,13 @@ from pipeline.models.improved_layers import (
     apart,
     closeness,
     joint_closeness,
+    keep_weights,
     nearest_distances,
     quantiles,
     set_noise,
     side_by_side,
 )
+from pipeline.training.adam import RootAdam
 
 S = 3
 
@@ -887,3 +890,53 @@ def test_virtual_batch_norm_without_its_reference_is_refused():
         virtual(2)(torch.zeros(3, 2))
     with pytest.raises(InputError, match="this one has none"):
         WithReference(little_generator(layers.AffineBatchNorm), torch.zeros(4, 3))
+
+
+# ---- what weight-normed products keep -------------------------------------------------------------------------------
+
+
+def made_linear(keeps: bool) -> WeightNormLinear:
+    layer = WeightNormLinear(2, 5, 3, trained_scale=True)
+    layer.initialise(0.1, [torch_stream(0, "kept"), torch_stream(1, "kept")])
+    if keeps:
+        keep_weights(layer)
+    return layer
+
+
+@pytest.mark.parametrize("update", ["adam", "sgd", "copy", "load"])
+def test_kept_weights_are_made_anew_after_every_change(update):
+    """Fused Adam changes parameters without raising autograd's version of them, which the layers go by."""
+    kept, fresh = made_linear(keeps=True), made_linear(keeps=False)
+    x = draw(2, 4, 5, name="kept x").float()
+    for layer in (kept, fresh):
+        before = layer(x).detach().clone()
+        assert torch.equal(layer(x), before)
+        if update in ("adam", "sgd"):
+            settings = {"learning_rate": 0.1, "beta1": 0.5, "beta2": 0.9, "epsilon": 1e-8}
+            adam = RootAdam(layer.parameters(), **settings)
+            optimiser = adam if update == "adam" else torch.optim.SGD(layer.parameters(), lr=0.1)
+            layer(x).square().sum().backward()
+            optimiser.step()
+        elif update == "copy":
+            with torch.no_grad():
+                layer.direction.copy_(draw(2, 5, 3, name="other").float())
+        else:
+            layer.load_state_dict({name: 0.5 + value for name, value in layer.state_dict().items()})
+        assert not torch.equal(layer(x), before)
+    assert torch.equal(kept(x), fresh(x))
+
+
+def test_the_gradient_of_a_normed_product_is_that_of_its_definition():
+    layer = made_linear(keeps=False).double()
+    x = draw(2, 4, 5, name="gradient x").requires_grad_()
+
+    def by_definition(x, direction, scale, bias):
+        norm = (direction.square().sum(1, keepdim=True) + WEIGHT_NORM_EPS).sqrt()
+        return torch.bmm(x, direction / norm) * scale.unsqueeze(1) + bias.unsqueeze(1)
+
+    inputs = [x, layer.direction, layer.scale, layer.bias]
+    weights = draw(2, 4, 3, name="of the output")
+    expected = torch.autograd.grad((by_definition(*inputs) * weights).sum(), inputs)
+    found = torch.autograd.grad((layer(x) * weights).sum(), inputs)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)

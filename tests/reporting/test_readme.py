@@ -167,3 +167,41 @@ def test_numbers_of_the_figures_are_those_of_the_metrics(root):
     largest, median = ([f"{step[f'{name}_step_percent']:.0f} %" for step in steps] for name in ("largest", "median"))
     assert walk[0] == "largest step {} (rooms), {} (faces) of the distance of two random z".format(*largest)
     assert walk[1] == "median step {}, {}".format(*median)
+
+
+SEMISUPERVISED = {
+    "MNIST": ("improved_table1", (20, 50, 100, 200)),
+    "CIFAR-10": ("improved_table2", (1000, 2000, 4000, 8000)),
+    "SVHN": ("improved_svhn", (500, 1000, 2000)),
+}
+OUR_MODEL, ENSEMBLE, ALONE = "Our model", "Ensemble of 10 of our models", "Same network, labels only"
+SEMISUPERVISED_CELLS = [  # profile, row
+    *(("published", OUR_MODEL), ("published", ENSEMBLE), ("paper", OUR_MODEL), ("laptop", OUR_MODEL)),
+    *(("laptop", ENSEMBLE), ("embedded", OUR_MODEL), ("embedded", ENSEMBLE), ("embedded", ALONE)),
+]
+
+
+def semisupervised_cell(root, table, profile, row, column):
+    file = root / f"reports/{'embedded' if profile == 'published' else profile}/tables/{table}.csv"
+    found = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["row", "column"])
+    found = found[(found["row"] == row) & (found["column"] == column)]
+    if found.empty or pd.isna(found["paper" if profile == "published" else "measured"].iloc[0]):
+        return ""
+    (printed,) = found.to_dict("records")
+    if profile == "published":
+        return published(pd.Series(printed))
+    digits = 0 if printed["unit"] == "errors_of_10000" else 2
+    spread = f" ± {printed['spread']:.{digits}f}" if pd.notna(printed["spread"]) else ""
+    return f"{printed['measured']:.{digits}f}{spread}"
+
+
+def test_the_semi_supervised_errors_are_those_of_the_tables(root):
+    text = (root / "README.md").read_text(encoding="utf-8").split("<!-- semisup -->")[1].split("<!-- end -->")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()]
+    expected = [
+        [f"{data}, {n:,}", *(semisupervised_cell(root, table, *which, f"labels_{n}") for which in SEMISUPERVISED_CELLS)]
+        for data, (table, counts) in SEMISUPERVISED.items()
+        for n in counts
+    ]
+    assert cells[2:] == expected
+    assert any(row[6] for row in expected), "the embedded tables have been made"

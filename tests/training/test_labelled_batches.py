@@ -235,7 +235,7 @@ def test_too_few_labelled_images_raise_the_alarm():
     batches._orders["labelled"][1] = 0
     for step in range(1, 12):
         batches.batch(step)
-    with pytest.raises(AssertionError, match=r"\[20 +\d+ 20\] distinct labelled images in epoch 0, not 20"):
+    with pytest.raises(AssertionError, match=r"epoch 0: \[20 +\d+ 20\] distinct ones of the subsets, not 20"):
         batches.check_labelled_seen()
 
 
@@ -245,7 +245,15 @@ def test_fresh_labelled_images_in_each_batch_raise_the_alarm():
     for step in range(12):
         batches.labelled_rows = np.stack([draw_labelled(image_set, step, 20, 10) for _ in MEMBERS])
         batches.batch(step)
-    with pytest.raises(AssertionError, match="distinct labelled images in epoch 0, not 20"):
+    with pytest.raises(AssertionError, match=r"epoch 0: .* distinct ones of the subsets, not 20"):
+        batches.check_labelled_seen()
+
+
+def test_as_many_labelled_images_of_another_subset_raise_the_alarm():
+    batches, image_set = made(), numbered_set()
+    batches.labelled_rows = np.stack([draw_labelled(image_set, 99, 20, 10) for _ in MEMBERS])
+    epoch_of(batches, 0)
+    with pytest.raises(AssertionError, match="distinct ones of the subsets"):
         batches.check_labelled_seen()
 
 

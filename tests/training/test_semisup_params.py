@@ -104,6 +104,9 @@ def test_embedded_tables_have_three_seeds_and_a_row_of_labels_alone():
         ("architecture.name=minibatch_conv", "n_kernels"),
         ("n_labels=105", "multiple of the 10 classes"),
         ("seeds=[0,0]", "seeds must differ"),
+        ("pixels.offset=127.5", "pixels: 0 to 255 become"),
+        ("architecture.preset=c0", "semisup_mnist has no preset c0"),
+        ("architecture.reference_batch=1", "one example has no batch statistics"),
     ],
 )
 def test_an_override_on_the_command_line_reaches_the_run_and_is_checked(tmp_path, override, said):
@@ -117,3 +120,12 @@ def test_an_override_on_the_command_line_reaches_the_run_and_is_checked(tmp_path
     with pytest.raises(InputError, match=said) as caught:
         load(copy, "mnist-100")
     assert "semisup.runs.mnist-100" in str(caught.value)
+
+
+def test_feature_matching_with_a_minibatch_layer_is_refused(tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    copy = Path(shutil.copy(ROOT / FILES[0], tmp_path / "params.yaml"))
+    apply_overrides(str(copy), ["semisup.runs.mb_svhn.techniques.generator_loss=absolute_feature_matching"])
+    with pytest.raises(InputError, match="before the minibatch layer of minibatch_conv, which would not reach G"):
+        load(copy, "mb_svhn")
