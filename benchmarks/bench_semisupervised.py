@@ -176,7 +176,10 @@ class PlainDiscriminator(nn.Module):
 
 
 class Plain:
-    """Both networks, their optimisers, the average of D's parameters, and one step."""
+    """Both networks, their optimisers, the average of D's parameters, and one step.
+
+    PyTorch's weight norm computes each layer's weights anew in every pass of D, of which a step has five.
+    """
 
     def __init__(self, image_set: ImageSet, *, noise: bool = True) -> None:
         self.generator, self.discriminator = PlainGenerator(), PlainDiscriminator(noise=noise)
@@ -184,6 +187,7 @@ class Plain:
             torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=LEARNING_RATE, betas=BETAS)
             for network in (self.generator, self.discriminator)
         )
+        self.trained = [p for p in self.discriminator.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.discriminator.parameters()]
         self.images = torch.from_numpy(image_set.images).flatten(1)
         self.labels = torch.from_numpy(image_set.labels(np.arange(len(image_set.images))))
@@ -211,7 +215,7 @@ class Plain:
         return (self.discriminator.features(self.generator(z)).mean(0) - target).square().mean()
 
     def step(self, _number: int) -> None:
-        """D, then G; D's gradients of G's step are thrown away by the next ``zero_grad``."""
+        """D, then G, in whose step D's parameters are frozen, so that no gradient of them is computed."""
         labelled, labels = self.batch(100)
         unlabelled, _ = self.batch(len(self.images))
         matched, _ = self.batch(len(self.images))
@@ -223,7 +227,11 @@ class Plain:
             for average, parameter in zip(self.averages, self.discriminator.parameters(), strict=True):
                 average.lerp_(parameter, AVERAGE_RATE)
         self.generator_adam.zero_grad()
+        for parameter in self.trained:
+            parameter.requires_grad = False
         self.generator_loss(matched, torch.rand(BATCH, 100)).backward()
+        for parameter in self.trained:
+            parameter.requires_grad = True
         self.generator_adam.step()
 
 

@@ -1,6 +1,6 @@
 """Improved GAN's samples (Figures 3 to 5), and the test error of its classifiers over training."""
 
-import json
+import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,10 @@ import pandas as pd
 from pipeline.core.errors import InputError
 from pipeline.core.records import slug
 from pipeline.evaluation.ensembles import member_errors
-from pipeline.reporting import mosaic, result_files
+from pipeline.reporting import mosaic, result_files, semisup_tables
 from pipeline.reporting.drawing import Drawn, Metrics, canvas, empty, say
 from pipeline.reporting.rows import NOT_RUN
+from pipeline.reporting.semisup_tables import DATASETS, MINIBATCH_RUN
 
 # ---- samples --------------------------------------------------------------------------------------------------------
 
@@ -117,8 +118,6 @@ def _variety(images: np.ndarray) -> Metrics:
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
-MINIBATCH = "mb_"
-DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
 KEYS = {  # the papers' numbers of labels, and the run with minibatch discrimination
     "mnist": (*(f"mnist-{n}" for n in (20, 50, 100, 200)), "mb_mnist"),
     "cifar10": (*(f"cifar10-{n}" for n in (1000, 2000, 4000, 8000)), "mb_cifar10"),
@@ -127,6 +126,8 @@ KEYS = {  # the papers' numbers of labels, and the run with minibatch discrimina
 ERRORS = ("split", "seed", "epoch", "error_percent", "error_percent_last")
 CURVE = ("dataset", "key", "epoch", "error_percent", "lowest", "highest", "error_percent_last")
 POINTS = 2  # decimals of an error in %
+D_HAS_WON = 0.01  # an unsupervised loss this near to its least: G learns nothing more, as in training
+MOST_TICKS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,7 @@ class Classifiers:
 
     Attributes
     ----------
+    n_steps : of each network
     curve : epoch, error_percent (mean over the networks), lowest, highest, error_percent_last (mean)
     final : error in % of each network, with averaged parameters
     labels_only : the same of each network trained on the labelled images alone; or nothing
@@ -144,6 +146,8 @@ class Classifiers:
 
     key: str
     n_labels: int
+    n_splits: int
+    n_steps: int
     curve: pd.DataFrame
     final: np.ndarray
     labels_only: np.ndarray
@@ -154,8 +158,9 @@ class Classifiers:
 def semisup_errors(results: Path) -> Drawn:
     """Test error over the epochs: a panel a dataset, a line a run, its band from the best to the worst network.
 
-    Dotted in the same colour: the same D trained on the labelled images alone, at its end. On the logarithmic axis an
-    error of 0 stands at half an image.
+    A run that was tested once is a point with a bar instead; the bars of one panel stand beside each other. Dashed:
+    minibatch discrimination. Dotted in the colour of its run: the same D trained on the labelled images alone, at its
+    end. On the logarithmic axis an error of 0 stands at half an image.
     """
     found = {dataset: _classifiers(results / dataset, dataset) for dataset in DATASETS}
     if not any(found.values()):
@@ -186,90 +191,146 @@ def _classifiers(folder: Path, dataset: str) -> list[Classifiers]:
 
 def _read(folder: Path) -> Classifiers:
     errors = result_files.table(folder / "errors.parquet", ERRORS)
-    tested = result_files.arrays(folder / "logits.npz", members=2, labels=1, logits=3, labels_only=3)
-    if errors is None or tested is None or not (folder / "run.json").is_file():
+    run = semisup_tables.read(folder) if (folder / "run.json").is_file() else None
+    if errors is None or run is None:
         message = f"{folder}: run.json, errors.parquet or logits.npz is missing; run its stage semisup again"
         raise InputError(message)
-    n, labels, alone = len(tested["members"]), tested["labels"], tested["labels_only"]
     of_epochs = errors.groupby("epoch", sort=True)
-    shapes = {name: tested[name].shape[:2] for name in ("logits", "labels_only") if len(tested[name])}
-    if errors.empty or (of_epochs.size() != n).any() or any(shape != (n, len(labels)) for shape in shapes.values()):
-        message = (
-            f"{folder}: {n} networks and {len(labels)} test images, but errors of {of_epochs.size().tolist()} networks "
-            f"by epoch and arrays {shapes}; run its stage semisup again"
-        )
-        raise InputError(message)
+    n = len(run.members)
+    if errors.empty or (of_epochs.size() != n).any():
+        message = f"{folder}: {n} networks, but errors of {of_epochs.size().tolist()} networks by epoch; run its stage "
+        raise InputError(message + "semisup again")
     curve = of_epochs[["error_percent", "error_percent_last"]].mean()
     curve["lowest"], curve["highest"] = of_epochs["error_percent"].min(), of_epochs["error_percent"].max()
+    alone = run.labels_only
     return Classifiers(
         key=folder.name,
-        n_labels=json.loads((folder / "run.json").read_text(encoding="utf-8"))["params"]["n_labels"],
+        n_labels=run.n_labels,
+        n_splits=run.n_splits,
+        n_steps=run.steps,
         curve=curve.reset_index(),
-        final=100 * member_errors(tested["logits"], labels),
-        labels_only=100 * member_errors(alone, labels) if len(alone) else np.empty(0),
-        n_test=len(labels),
-        alarms=_alarms(folder),
+        final=100 * member_errors(run.logits, run.labels),
+        labels_only=100 * member_errors(alone, run.labels) if len(alone) else np.empty(0),
+        n_test=len(run.labels),
+        alarms=_alarms(folder, least_unsupervised_loss(float(run.settings["real_target"]))),
     )
 
 
-def _alarms(folder: Path) -> Metrics:
-    """How many networks have collapsed samples; the lowest unsupervised loss between two rows of the history."""
+def least_unsupervised_loss(real_target: float) -> float:
+    """What the unsupervised loss is of a D that is right of every image: half the entropy of the real target."""
+    return 0.5 * sum(-p * math.log(p) for p in (real_target, 1 - real_target) if p > 0)
+
+
+def _alarms(folder: Path, least_loss: float) -> Metrics:
+    """How many networks have collapsed samples; the lowest unsupervised loss, and in how many networks D has won.
+
+    A loss is the mean between two rows of the history; D has won where it comes within ``D_HAS_WON`` of the least.
+    """
     metrics: Metrics = {}
     health = result_files.table(folder / "health.parquet", ("collapsed",))
     if health is not None:
         metrics["n_collapsed"] = int(health["collapsed"].sum())
-    history = result_files.table(folder / "history.parquet", ("unsupervised_loss",))
+    history = result_files.table(folder / "history.parquet", ("split", "seed", "unsupervised_loss"))
     if history is not None and history["unsupervised_loss"].notna().any():
-        metrics["lowest_unsupervised_loss"] = round(float(history["unsupervised_loss"].min()), 4)
+        lowest = history.groupby(["split", "seed"])["unsupervised_loss"].min()
+        metrics["lowest_unsupervised_loss"] = round(float(lowest.min()), 4)
+        metrics["n_d_won"] = int((lowest - least_loss < D_HAS_WON).sum())
     return metrics
 
 
 def _error_metrics(run: Classifiers) -> Metrics:
-    """``gain_points``: by how much the unlabelled images lower the error; ``n_gained``: in how many networks."""
+    """Numbers of a run.
+
+    ``gain_points``: by how much the unlabelled images lower the error, the mean over the networks; ``gain_sd_points``:
+    the standard deviation of these differences; ``n_gained``: in how many networks.
+    """
     final = float(run.final.mean())
     metrics: Metrics = {
+        "run": run.key,
         "n_labels": run.n_labels,
         "n_networks": len(run.final),
+        "n_splits": run.n_splits,
+        "n_steps": run.n_steps,
         "n_test_images": run.n_test,
         "final_error_percent": round(final, POINTS),
         "lowest_percent": round(float(run.final.min()), POINTS),
         "highest_percent": round(float(run.final.max()), POINTS),
     }
     if len(run.labels_only):
-        alone = float(run.labels_only.mean())
-        metrics["labels_only_error_percent"] = round(alone, POINTS)
-        metrics["gain_points"] = round(alone - final, POINTS)
-        metrics["n_gained"] = int((run.final < run.labels_only).sum())
+        gains = run.labels_only - run.final
+        metrics["labels_only_error_percent"] = round(float(run.labels_only.mean()), POINTS)
+        metrics["gain_points"] = round(float(gains.mean()), POINTS)
+        if len(gains) > 1:
+            metrics["gain_sd_points"] = round(float(gains.std(ddof=1)), POINTS)
+        metrics["n_gained"] = int((gains > 0).sum())
     return metrics | run.alarms
 
 
 def _draw_errors(axis: Any, dataset: str, runs: list[Classifiers]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+    last = max(float(run.curve["epoch"].max()) for run in runs)
     for number, run in enumerate(runs):
-        curve, least, colour = run.curve, 50 / run.n_test, f"C{number}"
-        low, high, mean = (curve[name].clip(lower=least) for name in ("lowest", "highest", "error_percent"))
-        axis.fill_between(curve["epoch"], low, high, color=colour, alpha=0.15, linewidth=0)
-        axis.plot(curve["epoch"], mean, ".-", color=colour, linewidth=1.2, label=_label(dataset, run))
-        if len(run.labels_only):
-            axis.axhline(max(run.labels_only.mean(), least), color=colour, linestyle=":", linewidth=1.5)
+        beside = 0.035 * last * (number - (len(runs) - 1) / 2)
+        _draw_run(axis, run, colour=f"C{number}", label=_label(dataset, run), beside=beside)
+    handles, labels = axis.get_legend_handles_labels()
     if any(len(run.labels_only) for run in runs):
-        axis.plot([], [], color="0.4", linestyle=":", linewidth=1.5, label="the labelled images alone")
+        handles += axis.plot([], [], color="0.4", linestyle=":", linewidth=1.5)
+        labels.append("the labelled images alone")
     axis.set_yscale("log")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))  # a panel may span less than a decade
+    axis.set_xlim(0, 1.12 * last)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axis.set_ylim(*axis.get_ylim())
+    axis.yaxis.set_major_locator(FixedLocator(_ticks(*axis.get_ylim())))
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{error:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("epochs of all training images")
     axis.set_ylabel("test error, %")
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))  # it hides no line there
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}  # it hides no line there
+    axis.legend(handles, labels, frameon=False, fontsize=8, **below)
+
+
+def _draw_run(axis: Any, run: Classifiers, *, colour: str, label: str, beside: float) -> None:
+    """A line and its band, or, of a single test, a point ``beside`` its epoch and its bar."""
+    curve, least = run.curve, 50 / run.n_test
+    low, high, mean = (curve[name].clip(lower=least) for name in ("lowest", "highest", "error_percent"))
+    line = "--" if run.key.startswith(MINIBATCH_RUN) else "-"
+    if len(curve) > 1:
+        axis.fill_between(curve["epoch"], low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(curve["epoch"], mean, marker=".", linestyle=line, color=colour, linewidth=1.2, label=label)
+    else:
+        marker = "D" if run.key.startswith(MINIBATCH_RUN) else "o"
+        bars, epoch = [mean - low, high - mean], curve["epoch"] + beside
+        axis.errorbar(epoch, mean, bars, fmt=marker, color=colour, markersize=7, capsize=5, linewidth=1.5, label=label)
+    if len(run.labels_only):
+        axis.axhline(max(run.labels_only.mean(), least), color=colour, linestyle=":", linewidth=1.5)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """At most five round numbers from ``low`` to ``high`` for a logarithmic axis; three at least.
+
+    Over less than a factor of 10 as on a linear axis, else the same digits in every decade.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if high < 10 * low:
+        steps = MaxNLocator(nbins=MOST_TICKS, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(low, high)
+        inside = [round(float(tick), 10) for tick in steps if low <= tick <= high]
+        return inside[:: 2 if len(inside) > MOST_TICKS else 1]
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        found = [tick for decade in decades for digit in digits if low <= (tick := digit * 10.0**decade) <= high]
+        if len(found) <= MOST_TICKS:
+            return found
+    return found[:: math.ceil(len(found) / MOST_TICKS)]
 
 
 def _label(dataset: str, run: Classifiers) -> str:
     labels, n = f"{run.n_labels:,} labels", len(run.final)
     networks = f"{n} network{'s' if n > 1 else ''}"
-    if run.key.startswith(MINIBATCH):
+    if run.key.startswith(MINIBATCH_RUN):
         return f"{labels}, {HALVES['minibatch_discrimination']}, {networks}"
     known = run.key in KEYS[dataset]
     return f"{labels}, {networks}" if known else f"{run.key}: {labels}, {networks}"

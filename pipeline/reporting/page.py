@@ -39,8 +39,7 @@ SEMISUPERVISED = {  # table -> heading
 
 SEMISUPERVISED_READING = {
     "yes": [
-        "Where a row is not `comparable`, fewer networks, epochs or images went into it than into the paper's, as its",
-        "note says.",
+        "Where a row is not `comparable`, networks, epochs, images or settings are not the authors', as its note says.",
     ],
     "reduced": [
         "Fewer networks, shorter schedules or narrower nets than the paper's, as the notes say: the errors show what",

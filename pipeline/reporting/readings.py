@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import papers
 from pipeline.reporting import rows
 from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
-from pipeline.reporting.semisup_tables import ALL_NETWORKS
+from pipeline.reporting.semisup_tables import ALL_NETWORKS, DATASETS, MINIBATCH_RUN
 
 NOT_RUN = f"{rows.NOT_RUN.capitalize()}."
 ABSENT = {"n_results": 0}  # metrics of a figure that has not run
@@ -47,10 +47,7 @@ SPACES = {
     "chance": "control, random samples",
 }
 
-SEMISUP_SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
-MINIBATCH = "mb_"  # begins the runs with minibatch discrimination
 UNITS = {papers.ERRORS_OF_10000: "errors of 10,000 images", papers.PERCENT_ERROR: "% error"}
-D_HAS_WON = 0.01  # an unsupervised loss below this, as in training
 
 Metrics = dict[str, Any]
 Reading = Callable[[dict[str, Metrics]], list[str]]
@@ -64,6 +61,7 @@ class Section:
     ----------
     pictures : figure -> what its picture shows
     reading : takes the metrics of the figures that ran, and of those in ``also``
+    embedded : what is to be said besides of the embedded profile
     more : takes the profile and the metrics of the figures that ran; further pictures
     """
 
@@ -72,6 +70,7 @@ class Section:
     text: str
     reading: Reading
     also: tuple[str, ...] = ()
+    embedded: str = ""
     more: Callable[[str, dict[str, Metrics]], list[str]] = lambda _profile, _found: []
 
 
@@ -93,7 +92,8 @@ def section(profile: str, metrics: Path, name: str, notes: dict[str, str]) -> li
         return [*lines, *dict.fromkeys(filter(None, map(_why_nothing, found.values()))), ""]
     for figure in shown:
         lines += [f"![{wanted.pictures[figure]}](figures/{figure}.png)", ""]
-    lines += [f"{wanted.text} {_runs(name, shown, notes)}".strip(), ""]
+    told = (wanted.text, wanted.embedded if profile == "embedded" else "", _runs(name, shown, notes))
+    lines += [" ".join(filter(None, told)), ""]
     lines += [*wanted.reading(shown | _ran(metrics, wanted.also)), ""]
     return lines + wanted.more(profile, shown)
 
@@ -368,71 +368,96 @@ def _toy_games(found: dict[str, Metrics]) -> list[str]:
 
 
 def _semisup_errors(found: dict[str, Metrics]) -> list[str]:
-    return [
-        f"- {SEMISUP_SETS[dataset]}, {_classifiers(key, own)}"
-        for dataset, runs in found["semisup_errors"].items()
-        for key, own in runs.items()
-    ]
+    runs = [(DATASETS[dataset], own) for dataset, runs in found["semisup_errors"].items() for own in runs.values()]
+    lines = [f"- {title}, {_classifiers(own)}" for title, own in runs]
+    if any("gain_sd_points" in own for _, own in runs):
+        lines += [
+            "",
+            "± is the standard deviation of the differences of the networks, each with the unlabelled images against "
+            "itself without; not told apart: their mean is smaller than twice its standard error.",
+        ]
+        if any(own["n_splits"] == 1 and "gain_sd_points" in own for _, own in runs):
+            lines[-1] += " Where a run has one labelled subset, the spread leaves out the choice of the labels."
+    return lines
 
 
-def _classifiers(key: str, own: Metrics) -> str:
+def _classifiers(own: Metrics) -> str:
     """Of one run: its error with the unlabelled images and without, and what went wrong."""
-    n, kind = own["n_networks"], ", minibatch discrimination" if key.startswith(MINIBATCH) else ""
+    n, name = own["n_networks"], own["run"]
+    kind = ", minibatch discrimination" if name.startswith(MINIBATCH_RUN) else ""
     spread = f", from {own['lowest_percent']:.2f} to {own['highest_percent']:.2f} % in {n} networks" if n > 1 else ""
     told = [
-        f"{own['n_labels']:,} labels{kind} (`{key}`): {own['final_error_percent']:.2f} % of {own['n_test_images']:,} "
+        f"{own['n_labels']:,} labels{kind} (`{name}`): {own['final_error_percent']:.2f} % of {own['n_test_images']:,} "
         f"test images wrong with the unlabelled images{spread}{'' if n > 1 else ', one network'}"
     ]
     if "gain_points" in own:
-        gain = own["gain_points"]
-        change = f"the unlabelled images take {gain:.2f} points off" if gain > 0 else f"no gain ({gain:+.2f} points)"
-        told.append(
-            f"{own['labels_only_error_percent']:.2f} % with the labelled ones alone: {change}; better in "
-            f"{own['n_gained']} of {n}"
-        )
+        told.append(f"{own['labels_only_error_percent']:.2f} % with the labelled ones alone: {_gain(own)}")
     else:
         told.append("not trained without the unlabelled images")
     if own.get("n_collapsed"):
         told.append(f"**the samples of {own['n_collapsed']} of {n} have collapsed**")
-    if own.get("lowest_unsupervised_loss", 1) < D_HAS_WON:
-        told.append(f"**D won at some time**: an unsupervised loss of {own['lowest_unsupervised_loss']:.4f}")
+    if own.get("n_d_won"):
+        told.append(
+            f"**D won at some time** in {own['n_d_won']} of {n}: an unsupervised loss of "
+            f"{own['lowest_unsupervised_loss']:.4f}, next to the least that it can be"
+        )
     return "; ".join(told)
 
 
+def _gain(own: Metrics) -> str:
+    """What the unlabelled images are worth: the mean of the differences network by network, and a verdict."""
+    gain, n = own["gain_points"], own["n_networks"]
+    deviation = f" ± {own['gain_sd_points']:.2f}" if n > 1 else ""
+    better = f"better in {own['n_gained']} of {n}"
+    if n > 1 and abs(gain) < 2 * own["gain_sd_points"] / n**0.5:
+        return f"not told apart (gain {gain:+.2f}{deviation} points); {better}"
+    if gain > 0:
+        return f"the unlabelled images take {gain:.2f}{deviation} points off; {better}"
+    if gain < 0:
+        return f"the unlabelled images cost {-gain:.2f}{deviation} points in {own['n_steps']:,} steps; {better}"
+    return f"no difference; {better}"
+
+
 def ensembles(table: Iterable[dict[Any, Any]]) -> list[str]:
-    """Ensembles beside the mean of their networks, where both were measured.
+    """Ensembles beside the mean of their networks, where both were measured; fewest labels first.
 
     Parameters
     ----------
     table : rows of a semi-supervised table as its CSV has them; a number that is not there is NaN
     """
     measured = {(row["row"], row["column"]): row for row in table if row["measured"] == row["measured"]}
-    told = []
+    told: dict[int, str] = {}
     for (name, column), row in measured.items():
         mean = measured.get((ALL_NETWORKS, column)) or measured.get((papers.OUR_MODEL, column))
         if name != papers.ENSEMBLE or mean is None:
             continue
         together, alone = float(row["measured"]), float(mean["measured"])
         verdict = "better" if together < alone else "not better"
-        told.append(
-            f"- {int(column.removeprefix('labels_')):,} labels: ensemble {together:.2f}, mean of single networks "
+        n_labels = int(row["n_labels"])  # a small profile has fewer than the paper's column says
+        told[n_labels] = (
+            f"- {n_labels:,} labels: ensemble of {int(row['n_seeds'])} {together:.2f}, mean of single networks "
             f"{alone:.2f} ({UNITS.get(row['unit'], row['unit'])}): the ensemble is {verdict}"
         )
-    return told
+    return [told[n_labels] for n_labels in sorted(told)]
 
 
 def _improved_samples(found: dict[str, Metrics]) -> list[str]:
     lines = []
     for figure, metrics in found.items():
+        nearest = {
+            half: own["nearest_other"] for half in HALVES[figure] if "nearest_other" in (own := metrics.get(half, {}))
+        }
         for half, run in HALVES[figure].items():
             if half not in metrics:
                 lines.append(f"- `{figure}.png`: run {run} is left out, {rows.NOT_RUN}")
-            elif "nearest_other" in metrics[half]:
+            elif half in nearest:
                 own = metrics[half]
+                others = [distance for other, distance in nearest.items() if other != half and distance]
+                beside = f", {nearest[half] / others[0]:.2f} times as far as in the other half" if others else ""
                 lines.append(
                     f"- {run}, {half.replace('_', ' ')}, {own['n_images']} samples: one is {own['nearest_other']:,.0f} "
                     f"grey levels from the nearest other (median, Euclidean, {own['side_px']} x {own['side_px']} "
-                    f"pixels); {own['duplicates_percent']:g} % are equal to another"
+                    f"pixels){beside}; {own['duplicates_percent']:g} % are equal to another"
                 )
     return [*lines, *_shown_as(found)]
 
@@ -587,10 +612,11 @@ SECTIONS = {
         heading="Improved GAN: test error over training",
         pictures={"semisup_errors": "Test error over the epochs, a line a run"},
         text="Mean over the networks of a run (pairs of a labelled subset and a seed) with D's averaged parameters, "
-        "the band from the best to the worst of them; dotted, the error of the same D trained on the labelled images "
-        "alone, from the same initial state, after a schedule of its own (`labels_only_epochs`); the paper has no such "
-        "row. Errors fall late: what counts is the end of a whole schedule. An epoch is a pass over all training "
-        "images, most of them without their labels.",
+        "the band from the best to the worst of them; a run that was tested once is a point with a bar, beside those "
+        "of the same epoch. Dashed, or a diamond: minibatch discrimination. Dotted, the error of the same D trained on "
+        "the labelled images alone, from the same initial state, after a schedule of its own (`labels_only_epochs`); "
+        "the paper has no such row. Errors fall late: what counts is the end of a whole schedule. An epoch is a pass "
+        "over all training images, most of them without their labels.",
         reading=_semisup_errors,
     ),
     "improved_samples": Section(
@@ -602,8 +628,10 @@ SECTIONS = {
         },
         text="The first samples of a run's first network at the end of its training, at fixed z; nothing is chosen by "
         "eye. Left the generators of the classifiers in the tables, right those with minibatch "
-        "discrimination. The paper finds minibatch discrimination better to look at and feature matching better for "
-        "classification. How far samples are from each other says whether they repeat, and nothing of their quality.",
+        "discrimination. How far samples are from each other says whether they repeat, and nothing of their quality, "
+        "which nothing here measures; the paper judged the looks of its own samples by eye.",
+        embedded="In this profile the schedules of both halves are too short, and the nets too small, for good images: "
+        "the pictures do not show which technique makes better ones.",
         reading=_improved_samples,
     ),
     "grids": Section(

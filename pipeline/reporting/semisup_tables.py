@@ -32,6 +32,7 @@ AVERAGED_LOGITS, ALL_NETWORKS = "Ensemble, averaged logits", "Our model, all see
 LABELS_ONLY, MINIBATCH = "Same network, labels only", "Minibatch discrimination model"
 COMBINED = {papers.ENSEMBLE: averaged_probabilities, AVERAGED_LOGITS: averaged_logits}
 ONE_SEED = "no ensemble: each split has one seed only"
+MINIBATCH_RUN = "mb_"  # begins the name of a run with minibatch discrimination
 Value = str | float  # of a setting; a switch is a bool
 SCALES = {papers.ERRORS_OF_10000: 10_000, papers.PERCENT_ERROR: 100}  # whatever the number of test images
 
@@ -77,9 +78,20 @@ class Table:
 
 
 SHARED: dict[str, Value] = {
-    **{"noise": True, "weight_norm": True, "data_dependent": True, "reference_batch": 0, "z_dim": 100},
-    **{"generator_steps": 1, "real_target": 1.0, "historical_averaging": 0.0, "parameter_average": 1e-4},
-    **{"batch_size": 100, "learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "adam_epsilon": 1e-8},
+    "noise": True,
+    "weight_norm": True,
+    "data_dependent": True,
+    "reference_batch": 0,
+    "z_dim": 100,
+    "generator_steps": 1,
+    "real_target": 1.0,
+    "historical_averaging": 0.0,
+    "parameter_average": 1e-4,
+    "batch_size": 100,
+    "learning_rate": 3e-4,
+    "beta1": 0.5,
+    "beta2": 0.999,
+    "adam_epsilon": 1e-8,
 }
 DIGITS: dict[str, Value] = {"offset": 0.0, "divisor": 255.0}  # pixels
 COLOURS: dict[str, Value] = {"offset": 127.5, "divisor": 128.0}
@@ -87,8 +99,12 @@ HOUSES: dict[str, Value] = {"offset": 127.5, "divisor": 127.5}
 MATCHING: dict[str, Value] = SHARED | {"generator_loss": "absolute_feature_matching", "generator_width": 128}
 OF_MINIBATCH: dict[str, Value] = {
     **SHARED,
-    **{"generator_loss": "minimax", "generator_steps": 3},
-    **{"generator_width": 128, "discriminator_width": 96, "n_kernels": 100, "kernel_dim": 5},
+    "generator_loss": "minimax",
+    "generator_steps": 3,
+    "generator_width": 128,
+    "discriminator_width": 96,
+    "n_kernels": 100,
+    "kernel_dim": 5,
 }
 TABLE1 = Table(
     dataset="mnist",
@@ -100,8 +116,10 @@ TABLE1 = Table(
         current={
             **SHARED,
             **DIGITS,
-            **{"generator_loss": "squared_feature_matching", "learning_rate": 3e-3},
-            **{"generator_width": 500, "discriminator_width": 250},
+            "generator_loss": "squared_feature_matching",
+            "learning_rate": 3e-3,
+            "generator_width": 500,
+            "discriminator_width": 250,
         },
         c0={"learning_rate": 1e-3, "parameter_average": 0.0},
         epochs={"current": 300, "c0": 300},
@@ -147,6 +165,8 @@ SVHN = Table(
     ),
     minibatch_labels=1000,
 )
+
+DATASETS = {table.dataset: table.title for table in (TABLE1, TABLE2, SVHN)}
 
 
 def improved_table1(results: Path, report: Report) -> list[ResultRow]:
@@ -265,7 +285,7 @@ def _table(table: Table, results: Path, report: Report) -> list[ResultRow]:
         for printed in table.published
     ]
     rows += [_cell(place, table, runs[place.column], report) for place in _extras(table, runs)]
-    minibatch = read(results / f"mb_{table.dataset}")
+    minibatch = read(results / f"{MINIBATCH_RUN}{table.dataset}")
     if minibatch:
         place = Extra(row=MINIBATCH, column=f"labels_{table.minibatch_labels}", unit=table.unit)
         rows.append(_cell(place, table, minibatch, report))
@@ -438,20 +458,23 @@ def _sizes(place: Place, table: Table, run: Run) -> list[Said]:
 
 def _switches(row: str, run: Run, authors: Mapping[str, Value]) -> list[Said]:
     """Each setting that is not the authors', in words."""
+    parts = [name for name in WORDS if row != LABELS_ONLY or name not in OF_THE_GENERATOR]
+    pairs = [(name, run.settings.get(name), authors.get(name)) for name in parts]
     return [
-        Said(text=f"{words} {_value(name, run.settings.get(name))} instead of {_value(name, value)}", differs=True)
-        for name, words in WORDS.items()
-        if (value := authors.get(name)) is not None and run.settings.get(name) != value
-        if row != LABELS_ONLY or name not in OF_THE_GENERATOR
+        Said(text=f"{WORDS[name]} {_value(name, ours)} instead of {_value(name, theirs)}", differs=True)
+        for name, ours, theirs in pairs
+        if ours != theirs
     ]
 
 
 def _value(name: str, value: Value | None) -> str:
-    if isinstance(value, bool) or (name in OFF_AT_0 and value == 0):
+    if value is None:
+        return "none"
+    if isinstance(value, bool) or (name in OFF_AT_0 and not value):
         return "on" if value else "off"
     if name == "reference_batch":
         return f"of {value} examples" if value else "off"
-    return value.replace("_", " ") if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return value.replace("_", " ") if isinstance(value, str) else f"{value:g}"
 
 
 def _counted(n: int, what: str, nominal: int | None = None) -> Said:

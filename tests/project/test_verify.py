@@ -1,5 +1,6 @@
 """The comparison on hand-made reports: what must be refused, and what another machine may change."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -295,8 +296,38 @@ def test_a_whole_verification(tmp_path, monkeypatch):
         ("dcgan_fig7", ("z", "exemplars_3", "share_percent"), 20.0),
         ("dcgan_fig8", ("correlation_within_samples",), 0.25),
         ("sample_distances", ("dcgan_lsun", "mean_distance", "held_out", "n_1000"), 4.0),
+        ("improved_table1", ("our_model", "labels_20"), 600.0),
+        ("improved_table1", ("minibatch_discrimination_model", "labels_4000"), 500.0),
+        ("improved_table2", ("our_model", "labels_1000"), 3.0),
+        ("semisup_errors", ("mnist", "mnist_20", "n_networks"), 0.0),
+        ("semisup_errors", ("mnist", "mnist_20", "n_steps"), 0.0),
+        ("semisup_errors", ("mnist", "mnist_20", "n_gained"), 1.0),
+        ("semisup_errors", ("mnist", "mb_mnist", "n_d_won"), 1.0),
+        ("semisup_errors", ("svhn", "mb_svhn", "lowest_unsupervised_loss"), 0.03),
+        ("semisup_errors", ("mnist", "mnist_20", "gain_points"), 10.0),
+        ("semisup_errors", ("svhn", "mb_svhn", "final_error_percent"), 6.0),
+        ("semisup_errors", ("svhn", "svhn_500", "final_error_percent"), 5.0),
+        ("improved_fig3", ("feature_matching", "nearest_other"), 150.0),
+        ("improved_fig4", ("minibatch_discrimination", "nearest_other"), 300.0),
+        ("improved_fig5", ("feature_matching", "nearest_other"), 200.0),
+        ("improved_fig5", ("feature_matching", "n_images"), 0.0),
     ],
 )
 def test_each_kind_of_number_has_its_own_floor(tmp_path, table, key, allowed):
     tolerance = verify._Tolerance(table, tmp_path, tmp_path, verify.FLOORS[table])
     assert tolerance.of(key) == allowed
+
+
+def test_no_floor_is_named_twice():
+    """A key that stands twice in a dictionary silently hides the first."""
+    tree = ast.parse(Path(verify.__file__).read_text(encoding="utf-8"))
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Dict)):
+        names = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+        names += [name.value for spread in node.values if isinstance(spread, ast.Call) for name in named(spread)]
+        assert len(names) == len(set(names)), names
+
+
+def named(call):
+    """The keys of ``dict.fromkeys((...), 0.0)``."""
+    from_keys = isinstance(call.func, ast.Attribute) and call.func.attr == "fromkeys"
+    return call.args[0].elts if from_keys else []

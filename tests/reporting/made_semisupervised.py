@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 N_TEST, CLASSES = 200, 10
+PARTS = ("architecture", "techniques", "pixels")
 HISTORY = ("split", "seed", "step", "epoch", "learning_rate", "labelled_loss", "unsupervised_loss")
 
 
@@ -30,14 +31,37 @@ def logits(wrong, n_test=N_TEST):
     return np.eye(CLASSES, dtype=np.float32)[said], labels
 
 
+def params_of(n_labels, **settings):
+    """As the stage writes them, of MNIST in the authors' sizes but for ``settings``, by name wherever they stand."""
+    found = {
+        "n_labels": n_labels, "batch_size": 100, "learning_rate": 0.003, "constant_epochs": 300, "decay_epochs": 0,
+        "labels_only_epochs": 5, "beta1": 0.5, "beta2": 0.999, "adam_epsilon": 1e-8,
+        "architecture": {
+            "name": "semisup_mnist", "preset": "current", "z_dim": 100, "generator_width": 500,
+            "discriminator_width": 250, "weight_norm": True, "data_dependent": True, "noise": True,
+            "reference_batch": 0,
+        },
+        "techniques": {
+            "generator_loss": "squared_feature_matching", "generator_steps": 1, "real_target": 1.0,
+            "historical_averaging": 0.0, "parameter_average": 1e-4,
+        },
+        "pixels": {"offset": 0.0, "divisor": 255.0},
+    }  # fmt: skip
+    for name, value in settings.items():
+        where = [part for part in (found, *(found[part] for part in PARTS)) if name in part]
+        (where or [found["architecture"]])[0][name] = value  # only the minibatch layer has params of its own
+    return found
+
+
 def write_run(
     folder, dataset, key, *, n_labels, wrong=(10, 14), alone=(50, 60), members=((0, 0), (0, 1)), epochs=(2, 4, 6),
-    collapsed=False, lowest_loss=0.3, n_test=N_TEST
+    collapsed=False, lowest_loss=0.3, n_test=N_TEST, **settings
 ):  # fmt: skip
     """Networks with ``wrong`` test images at the end, twice as many an epoch before, and so on; ``alone`` without G."""
     out = folder / dataset / key
     out.mkdir(parents=True, exist_ok=True)
-    (out / "run.json").write_text(json.dumps({"run": key, "params": {"n_labels": n_labels}}))
+    record = {"run": key, "params": params_of(n_labels, **settings), "steps": 240, "labels_only_steps": 200}
+    (out / "run.json").write_text(json.dumps(record | {"n_images": 4000}))
     found, labels = logits(wrong, n_test)
     without = logits(alone, n_test)[0] if alone else np.empty((0, n_test, CLASSES), dtype=np.float32)
     np.savez(out / "logits.npz", members=np.array(members), labels=labels, logits=found, labels_only=without)

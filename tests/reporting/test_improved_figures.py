@@ -15,6 +15,7 @@ from pipeline.reporting.figures import FIGURES
 from pipeline.reporting.improved_figures import CURVE, DATASETS, HALF, HALVES, KEYS, SCALE, semisup_errors
 from pipeline.reporting.mosaic import GAP_PX, MARGIN_PX
 from pipeline.reporting.rows import NOT_RUN
+from pipeline.training import semisupervised, semisupervised_losses
 
 MOST_BYTES = 500_000  # of a picture in Git
 RUNS = {
@@ -184,7 +185,8 @@ def test_each_run_is_a_line_with_its_band_and_a_dotted_line(tmp_path):
     mnist, cifar10, svhn = semisup_errors(tmp_path).figure.axes
     assert [axis.get_title() for axis in (mnist, cifar10, svhn)] == list(DATASETS.values())
     assert (mnist.get_yscale(), svhn.get_yscale()) == ("log", "log")
-    curves = [line for line in mnist.lines if line.get_linestyle() == "-"]
+    curves = [line for line in mnist.lines if line.get_linestyle() in ("-", "--")]
+    assert [line.get_linestyle() for line in curves] == ["-", "-", "--"], "minibatch discrimination is dashed"
     dotted = [line for line in mnist.lines if line.get_linestyle() == ":" and len(line.get_xdata())]
     assert [line.get_xdata().tolist() for line in curves] == [[2, 4, 6]] * 3
     assert curves[1].get_ydata().tolist() == pytest.approx([18, 12, 6]), "mean of 5 and 7 % at the end"
@@ -224,9 +226,10 @@ def test_metrics_compare_with_the_labelled_images_alone(tmp_path):
     assert list(metrics) == ["mnist", "svhn"]
     assert list(metrics["mnist"]) == ["mnist_20", "mnist_100", "mb_mnist"]
     assert metrics["mnist"]["mnist_20"] == {
-        "n_labels": 20, "n_networks": 2, "n_test_images": 200, "final_error_percent": 25.25, "lowest_percent": 20.0,
-        "highest_percent": 30.5, "labels_only_error_percent": 26.0, "gain_points": 0.75, "n_gained": 1,
-        "n_collapsed": 0, "lowest_unsupervised_loss": 0.3,
+        "run": "mnist-20", "n_labels": 20, "n_networks": 2, "n_splits": 1, "n_steps": 240, "n_test_images": 200,
+        "final_error_percent": 25.25, "lowest_percent": 20.0, "highest_percent": 30.5,
+        "labels_only_error_percent": 26.0, "gain_points": 0.75, "gain_sd_points": 1.77, "n_gained": 1,
+        "n_collapsed": 0, "lowest_unsupervised_loss": 0.3, "n_d_won": 0,
     }  # fmt: skip
     assert "gain_points" not in metrics["mnist"]["mb_mnist"]
     assert metrics["mnist"]["mb_mnist"]["final_error_percent"] == 4.5
@@ -245,7 +248,60 @@ def test_numbers_are_all_curves_in_one_long_table(tmp_path):
 def test_alarms_of_training_are_counted(tmp_path):
     semisup.write_run(tmp_path, "svhn", "svhn-500", n_labels=500, collapsed=True, lowest_loss=0.002)
     own = semisup_errors(tmp_path).metrics["svhn"]["svhn_500"]
-    assert (own["n_collapsed"], own["lowest_unsupervised_loss"]) == (2, 0.002)
+    assert (own["n_collapsed"], own["lowest_unsupervised_loss"], own["n_d_won"]) == (2, 0.002, 2)
+
+
+@pytest.mark.parametrize(
+    ("real_target", "least"), [(1.0, 0.0), (0.9, 0.16254), (0.5, 0.34657)]
+)  # fmt: skip
+def test_d_has_won_near_the_least_loss(tmp_path, real_target, least):
+    """Half the entropy of the target: of 0.9, 0.5 (0.9 ln(1 / 0.9) + 0.1 ln(1 / 0.1))."""
+    assert improved_figures.least_unsupervised_loss(real_target) == pytest.approx(least, abs=1e-5)
+    for more, n_won in ((0.005, 2), (0.015, 0)):
+        loss = least + more
+        semisup.write_run(tmp_path, "svhn", "svhn-500", n_labels=500, lowest_loss=loss, real_target=real_target)
+        assert semisup_errors(tmp_path).metrics["svhn"]["svhn_500"]["n_d_won"] == n_won
+
+
+def test_the_least_loss_is_that_of_training():
+    for target in (0.3, 0.9, 1.0):
+        theirs = semisupervised_losses.least_unsupervised_loss(target)
+        assert improved_figures.least_unsupervised_loss(target) == theirs
+    assert improved_figures.D_HAS_WON == semisupervised.D_HAS_WON
+
+
+def test_a_single_test_is_a_point_with_a_bar_beside_the_others(tmp_path):
+    for n in (500, 1000):
+        semisup.write_run(tmp_path, "svhn", f"svhn-{n}", n_labels=n, epochs=(1,))
+    semisup.write_run(tmp_path, "svhn", "mb_svhn", n_labels=n, epochs=(1,), wrong=(9,), alone=(), members=((0, 0),))
+    axis = semisup_errors(tmp_path).figure.axes[2]
+    points = [bar.lines[0] for bar in axis.containers]
+    assert [point.get_marker() for point in points] == ["o", "o", "D"]
+    assert all(point.get_markersize() >= 6 for point in points)
+    assert len({float(point.get_xdata()[0]) for point in points}) == 3
+    assert all(abs(float(point.get_xdata()[0]) - 1) < 0.05 for point in points)
+    ends = axis.containers[0].lines[2][0].get_segments()[0][:, 1]
+    assert ends.tolist() == pytest.approx([5.0, 7.0])
+    assert axis.get_xlim()[0] == 0
+    assert axis.get_legend().get_texts()[-1].get_text() == "the labelled images alone"
+
+
+@pytest.mark.parametrize("low", [0.2, 0.25, 0.5, 1.3, 2.01, 3.0, 5.01, 8.8, 12.0, 20.0, 49.0])
+@pytest.mark.parametrize("ratio", [1.15, 1.5, 2, 3, 4, 5, 9.9, 10, 20, 60, 300, 5000])
+def test_three_to_five_errors_stand_on_the_axis(low, ratio):
+    ticks = improved_figures._ticks(low, low * ratio)
+    assert 3 <= len(ticks) <= 5
+    assert ticks == sorted(ticks)
+    assert low <= ticks[0]
+    assert ticks[-1] <= low * ratio
+
+
+def test_the_axes_begin_at_0_and_have_the_chosen_errors(tmp_path):
+    write_two_datasets(tmp_path)
+    mnist = semisup_errors(tmp_path).figure.axes[0]
+    assert mnist.get_xlim()[0] == 0
+    assert 3 <= len(mnist.get_yticks()) <= 5
+    assert len(mnist.get_yticks(minor=True)) == 0
 
 
 def test_a_run_of_ones_own_comes_after_the_tables_runs(tmp_path):
@@ -300,10 +356,10 @@ def test_results_of_different_networks_are_refused(tmp_path):
     path = tmp_path / "mnist/mnist-50"
     errors = pd.read_parquet(path / "errors.parquet")
     errors.iloc[1:].to_parquet(path / "errors.parquet")
-    with pytest.raises(InputError, match=r"mnist-50: 2 networks and 200 test images, but errors of \[1, 2, 2\]"):
+    with pytest.raises(InputError, match=r"mnist-50: 2 networks, but errors of \[1, 2, 2\] networks by epoch"):
         semisup_errors(tmp_path)
     semisup.write_run(tmp_path, "mnist", "mnist-50", n_labels=50, alone=(1, 2, 3))
-    with pytest.raises(InputError, match=r"arrays \{'logits': \(2, 200\), 'labels_only': \(3, 200\)\}"):
+    with pytest.raises(InputError, match="3 networks trained on labelled images alone beside 2"):
         semisup_errors(tmp_path)
 
 

@@ -326,10 +326,12 @@ def test_distances_say_what_the_paper_thinks_of_neighbours(tmp_path):
     assert "In `data/laptop/sheets/`, not in Git: `nearest_dcgan_lsun.png`" in elsewhere
 
 
-def improved_table(reports, name, *rows):
-    """A table with these rows: row, column, unit, measured."""
+def improved_table(reports, name, *rows, n_labels=None):
+    """A table with these rows: row, column, unit, measured; labels as the column has them, or ``n_labels`` of it."""
     table = pd.DataFrame(rows, columns=["row", "column", "unit", "measured"])
-    table = table.assign(paper=1.0, paper_spread=None, spread=None, spread_over=None, n_seeds=3, note="")
+    labels = [(n_labels or {}).get(column, int(column.removeprefix("labels_"))) for column in table["column"]]
+    table = table.assign(n_labels=labels, n_seeds=3, note="")
+    table = table.assign(paper=1.0, paper_spread=None, spread=None, spread_over=None)
     (reports / "tables").mkdir(exist_ok=True)
     table.to_csv(reports / f"tables/{name}.csv", index=False)
 
@@ -361,10 +363,24 @@ def test_page_has_the_semisupervised_tables_after_the_toy_games(reports):
     assert "no error here reproduces one of the paper" in text
     assert "[Markdown](tables/improved_table1.md)" in text
     of_10000 = "(errors of 10,000 images): the ensemble is"
-    assert f"- 20 labels: ensemble 1600.50, mean of single networks 1500.00 {of_10000} not better\n" in text
-    assert f"- 100 labels: ensemble 250.00, mean of single networks 310.00 {of_10000} better\n" in text
+    assert f"- 20 labels: ensemble of 3 1600.50, mean of single networks 1500.00 {of_10000} not better\n" in text
+    assert f"- 100 labels: ensemble of 3 250.00, mean of single networks 310.00 {of_10000} better\n" in text
     assert "- 200 labels:" not in text, "there is no ensemble"
-    assert "- 1,000 labels: ensemble 8.00, mean of single networks 8.00 (% error): the ensemble is not better\n" in text
+    assert (
+        "- 1,000 labels: ensemble of 3 8.00, mean of single networks 8.00 (% error): the ensemble is not better\n"
+        in text
+    )
+
+
+def test_ensembles_are_told_by_the_labels_that_they_had(tmp_path):
+    places = [(row, f"labels_{n}") for n in (8000, 1000) for row in (papers.OUR_MODEL, papers.ENSEMBLE)]
+    rows = [(*place, papers.PERCENT_ERROR, measured) for place, measured in zip(places, (9, 8, 30, 20), strict=True)]
+    improved_table(tmp_path, "improved_table2", *rows, n_labels={"labels_8000": 320, "labels_1000": 40})
+    told = readings.ensembles(pd.read_csv(tmp_path / "tables/improved_table2.csv").to_dict("records"))
+    assert told == [
+        "- 40 labels: ensemble of 3 20.00, mean of single networks 30.00 (% error): the ensemble is better",
+        "- 320 labels: ensemble of 3 8.00, mean of single networks 9.00 (% error): the ensemble is better",
+    ]
 
 
 @pytest.mark.parametrize("comparable", ["yes", "reduced", "no"])
@@ -389,18 +405,51 @@ def test_errors_are_told_with_and_without_the_unlabelled_images(tmp_path):
     drawn(tmp_path, "semisup_errors", runs)
     text = shown(tmp_path, "semisup_errors")
     assert (
-        "- MNIST, 100 labels (`mnist_100`): 6.00 % of 200 test images wrong with the unlabelled images, from 5.00 to "
-        "7.00 % in 2 networks; 27.50 % with the labelled ones alone: the unlabelled images take 21.50 points off; "
-        "better in 2 of 2\n"
+        "- MNIST, 100 labels (`mnist-100`): 6.00 % of 200 test images wrong with the unlabelled images, from 5.00 to "
+        "7.00 % in 2 networks; 27.50 % with the labelled ones alone: the unlabelled images take 21.50 ± 2.12 points "
+        "off; better in 2 of 2\n"
     ) in text
     assert (
         "- MNIST, 4,000 labels, minibatch discrimination (`mb_mnist`): 4.50 % of 200 test images wrong with the "
-        "unlabelled images, one network; not trained without the unlabelled images; **D won at some time**: an "
-        "unsupervised loss of 0.0040\n"
+        "unlabelled images, one network; not trained without the unlabelled images; **D won at some time** in 1 of 1: "
+        "an unsupervised loss of 0.0040, next to the least that it can be\n"
     ) in text
-    assert "24.00 % with the labelled ones alone: no gain (-3.50 points); better in 1 of 2; **the samples of 2" in text
+    alone = "24.00 % with the labelled ones alone: not told apart (gain -3.50 ± 9.19 points); better in 1 of 2"
+    assert f"{alone}; **the samples of 2 of 2 have collapsed**" in text
     assert text.count("**D won") == 1, "0.01 is no alarm"
+    assert text.count("leaves out the choice of the labels") == 1
     assert "](figures/semisup_errors.png)" in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "alone", "told"),
+    [
+        ((60, 62, 64), (30, 32, 34), "the unlabelled images cost 15.00 ± 0.00 points in 240 steps; better in 0 of 3"),
+        ((60, 62, 64), (70, 64, 68), "the unlabelled images take 2.67 ± 2.08 points off; better in 3 of 3"),
+        ((60, 62, 64), (70, 60, 66), "not told apart (gain +1.67 ± 3.06 points); better in 2 of 3"),
+        ((60,), (30,), "the unlabelled images cost 15.00 points in 240 steps; better in 0 of 1"),
+        ((60,), (60,), "no difference; better in 0 of 1"),
+    ],
+)
+def test_the_gain_is_judged_by_its_standard_error(tmp_path, wrong, alone, told):
+    """2.67 is more than 2 x 2.08 / sqrt(3) = 2.40, and 1.67 less than 2 x 3.06 / sqrt(3) = 3.53."""
+    members = [(0, seed) for seed in range(len(wrong))]
+
+    def run(folder):
+        semisup.write_run(folder, "svhn", "svhn-500", n_labels=500, wrong=wrong, alone=alone, members=members)
+
+    drawn(tmp_path, "semisup_errors", run)
+    assert f"with the labelled ones alone: {told}\n" in shown(tmp_path, "semisup_errors")
+
+
+def test_several_labelled_subsets_are_in_the_spread(tmp_path):
+    def run(folder):
+        semisup.write_run(folder, "svhn", "svhn-500", n_labels=500, members=((0, 0), (1, 0)))
+
+    drawn(tmp_path, "semisup_errors", run)
+    text = shown(tmp_path, "semisup_errors")
+    assert "twice its standard error" in text
+    assert "leaves out the choice of the labels" not in text
 
 
 def test_samples_of_two_techniques_are_told_beside_each_other(tmp_path):
@@ -417,9 +466,14 @@ def test_samples_of_two_techniques_are_told_beside_each_other(tmp_path):
     assert "Run mnist-100: 20 epochs. Run mb_mnist. Run svhn-1000." in text
     assert "never told" not in text
     assert "- mnist-100, feature matching, 50 samples: one is 8 grey levels from the nearest other (median, Eu" in text
-    assert "8 x 8 pixels); 4 % are equal to another\n- mb_mnist, minibatch discrimination, 100 samples: one" in text
+    assert "8 x 8 pixels), 1.00 times as far as in the other half; 4 % are equal to another\n- mb_mnist, mini" in text
+    assert "- mb_mnist, minibatch discrimination, 100 samples: one" in text
     assert "- `improved_fig5.png`: run mb_svhn is left out, not run in this profile yet" in text
     assert "- `improved_fig3.png`: images enlarged 2 times, in" in text
+    (alone,) = (line for line in text.splitlines() if line.startswith("- svhn-1000"))
+    assert "other half" not in alone, "there is none"
+    assert "schedules of both halves are too short" in text
+    assert "schedules of both halves" not in shown(tmp_path, "improved_samples", profile="paper")
 
 
 def test_the_page_and_the_figures_name_the_same_runs(tmp_path):
