@@ -585,8 +585,10 @@ class MinibatchDiscrimination(nn.Module):
             raise InputError(message)
         half_nearest = nearest_distances(self._projected(x)).mean(1) / 2  # (S, n_kernels)
         if not bool((half_nearest > 0).all()):
-            message = f"minibatch discrimination cannot be initialised from {x.shape[1]} examples: all have an equal"
-            message += " among them; give others"
+            message = (
+                f"minibatch discrimination cannot be initialised from {x.shape[1]} examples: all have an equal among "
+                "them; give others, as by more labelled images, or switch D's noise on (architecture.noise)"
+            )
             raise InputError(message)
         self.log_scale.sub_(half_nearest.log().unsqueeze(-1))
         close = closeness(self._projected(x))

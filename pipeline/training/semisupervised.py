@@ -125,43 +125,53 @@ class Run:
     labels_only_epochs: Annotated[int, Ge(0)]  # of the same D on the labelled images alone, for comparison; 0 = none
 
     def __post_init__(self) -> None:
+        for refusal in (self._bad_counts(), self._bad_pixels(), self._bad_techniques()):
+            if refusal:
+                raise ValueError(refusal)
+
+    def _bad_counts(self) -> str:
         if self.epochs < 1:
-            message = "constant_epochs + decay_epochs must be at least 1, found 0"
-            raise ValueError(message)
+            return "constant_epochs + decay_epochs must be at least 1, found 0"
         for name in ("splits", "seeds"):
             if len(set(values := getattr(self, name))) != len(values):
-                message = f"{name} must differ from each other, found {values}"
-                raise ValueError(message)
+                return f"{name} must differ from each other, found {values}"
+        if self.n_labels % CLASSES:
+            return (
+                f"n_labels must be a multiple of the {CLASSES} classes, so that subsets are balanced; "
+                f"found {self.n_labels}"
+            )
+        if self.labels_only_epochs and not self.n_labels:
+            return "labels_only_epochs: a run with n_labels 0 has nothing to be trained on without the other images"
+        return ""
+
+    def _bad_pixels(self) -> str:
         low, high = (0, 1) if image_shape(self.architecture)[0] == 1 else (-1, 1)
-        found = [(value - self.pixels.offset) / self.pixels.divisor for value in (0, 255)]
-        if max(abs(found[0] - low), abs(found[1] - high)) > RANGE_TOLERANCE:
-            message = (
-                f"pixels: 0 to 255 become {found[0]:g} to {found[1]:g}, G of {self.architecture.name} gives {low} "
-            )
-            message += f"to {high}: D would tell them apart by that alone; change offset and divisor"
-            raise ValueError(message)
-        if self.architecture.preset == "c0" and self.architecture.name == "semisup_mnist":
-            message = (
+        black, white = ((value - self.pixels.offset) / self.pixels.divisor for value in (0, 255))
+        if max(abs(black - low), abs(white - high)) <= RANGE_TOLERANCE:
+            return ""
+        return (
+            f"pixels: 0 to 255 become {black:g} to {white:g}, G of {self.architecture.name} gives {low} to {high}: D "
+            "would tell them apart by that alone; change offset and divisor"
+        )
+
+    def _bad_techniques(self) -> str:
+        """Those that make no sense for these networks."""
+        a = self.architecture
+        if a.preset == "c0" and a.name == "semisup_mnist":
+            return (
                 "architecture.preset: semisup_mnist has no preset c0, its layers are the same in both states of the "
+                "authors' code; write current, and set learning_rate, the epochs and parameter_average"
             )
-            message += "authors' code; write current, and set learning_rate, the epochs and parameter_average"
-            raise ValueError(message)
-        if self.architecture.reference_batch == 1:
-            message = (
+        if a.reference_batch == 1:
+            return (
                 "architecture.reference_batch: one example has no batch statistics; write 0 (batch norm), or 2 or more"
             )
-            raise ValueError(message)
-        matched = self.techniques.generator_loss in FEATURE_MATCHING
-        if matched and isinstance(self.architecture, MinibatchArchitecture):
-            message = "techniques.generator_loss: feature matching compares features before the minibatch layer of "
-            message += f"{self.architecture.name}, which would not reach G; choose minimax or non_saturating"
-            raise ValueError(message)
-        if self.labels_only_epochs and not self.n_labels:
-            message = "labels_only_epochs: a run with n_labels 0 has nothing to be trained on without the other images"
-            raise ValueError(message)
-        if self.n_labels % CLASSES:
-            message = f"n_labels must be a multiple of the {CLASSES} classes, so that subsets are balanced; found "
-            raise ValueError(message + str(self.n_labels))
+        if isinstance(a, MinibatchArchitecture) and self.techniques.generator_loss in FEATURE_MATCHING:
+            return (
+                "techniques.generator_loss: feature matching compares features before the minibatch layer of "
+                f"{a.name}, which would not reach G; choose minimax or non_saturating"
+            )
+        return ""
 
     @property
     def epochs(self) -> int:
