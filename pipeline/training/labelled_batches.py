@@ -101,8 +101,8 @@ class SemisupervisedBatches:
         self._seen = np.empty((0,))
         self._served = 0
 
-    def batch(self, step: int) -> SemisupervisedBatch:
-        """The batch of this step, counted over all epochs."""
+    def batch(self, step: int, *, labels_only: bool = False) -> SemisupervisedBatch:
+        """The batch of this step, counted over all epochs; with ``labels_only`` it has no other images: (S, 0, ...)."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._begin(epoch)
@@ -116,11 +116,12 @@ class SemisupervisedBatches:
             self._served += 1
             labelled = (self._gathered(rows),)
             labels = (torch.from_numpy(self._labels[rows]).to(self._device),)
+        others = slice(0) if labels_only else chosen
         return SemisupervisedBatch(
             labelled=labelled,
             labels=labels,
-            unlabelled=self._gathered(self._orders["unlabelled"][:, chosen]),
-            matched=self._gathered(self._orders["matched"][:, chosen]),
+            unlabelled=self._gathered(self._orders["unlabelled"][:, others]),
+            matched=self._gathered(self._orders["matched"][:, others]),
         )
 
     def first(self, n: int, *, member: int, labelled: bool) -> torch.Tensor:

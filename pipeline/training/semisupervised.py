@@ -551,7 +551,7 @@ def training_step(
 ) -> None:
     """D, then G ``generator_steps`` times, each with fresh z (authors' code)."""
     players, techniques, context, members = state.players, run.techniques, autocast(compute), batches.members
-    batch = batches.batch(step)
+    batch = batches.batch(step, labels_only=labels_only)
     set_noise(players.discriminator, streams(members, "noise for D", step, compute.device))
     if labels_only:
         state.add(**update_classifier(players, batch, techniques, context))

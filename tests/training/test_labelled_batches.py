@@ -324,3 +324,10 @@ def test_what_cannot_be_served_is_refused(changes: dict, message: str):
     with pytest.raises(InputError) as error:
         made(**changes)
     assert str(error.value) == message
+
+
+def test_with_labels_only_the_labelled_images_are_the_same_and_there_are_no_others():
+    whole, alone = made().batch(5), made().batch(5, labels_only=True)
+    assert torch.equal(alone.labelled[0], whole.labelled[0])
+    assert torch.equal(alone.labels[0], whole.labels[0])
+    assert alone.unlabelled.numel() == alone.matched.numel() == 0 < whole.unlabelled.numel()
