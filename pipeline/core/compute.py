@@ -1,9 +1,10 @@
 """Device, threads and precision: one place sets them, so that the same input gives the same bytes."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
+from pydantic import BeforeValidator
 
 from pipeline.core.errors import InputError
 from pipeline.core.params import section
@@ -12,11 +13,23 @@ if TYPE_CHECKING:
     import torch
 
 
+def found_device(asked: Any) -> Any:
+    """``auto`` resolved for this machine: a GPU where torch finds one; anything else as it is."""
+    if asked != "auto":
+        return asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @section
 class Compute:
-    """``compute`` in params.yaml. ``threads`` decides the bytes of a result, so no command line changes it."""
+    """``compute`` in params.yaml. ``threads`` decides the bytes of a result, so no command line changes it.
 
-    device: Literal["cpu", "cuda"]
+    ``device: auto`` in the params is ``cuda`` or ``cpu`` here: what was found, as run records say it.
+    """
+
+    device: Annotated[Literal["cpu", "cuda"], BeforeValidator(found_device)]
     threads: Annotated[int, Ge(1)]
     precision: Literal["auto", "fp32", "bf16"]
 

@@ -446,18 +446,27 @@ function start() {
   };
   (page.kind === "windows" ? startWindows : startFaces)(page);
   at("status").textContent = page.summary();
-  at("annotator").addEventListener("input", page.changed);
-  at("download").addEventListener("click", () => {
+  at("annotator").addEventListener("input", () => page.changed());
+  page.fail = (faults) => at("faults").replaceChildren(...faults.map((fault) => element("li", { textContent: fault })));
+  page.text = () => {
     const file = page.file();
     const faults = faultsOf(page, file);
-    at("faults").replaceChildren(...faults.map((fault) => element("li", { textContent: fault })));
-    if (faults.length > 0) return;
-    const url = URL.createObjectURL(new Blob([textOf(file) + "\n"], { type: "application/json" }));
+    page.fail(faults);
+    return faults.length > 0 ? null : textOf(file) + "\n";
+  };
+  page.saved = (sentence) => {
+    unsaved = false;
+    at("status").textContent = sentence;
+  };
+  at("download").addEventListener("click", () => {
+    const text = page.text();
+    if (text === null) return;
+    const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
     element("a", { href: url, download: page.file_name }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
-    unsaved = false;
-    at("status").textContent = `Put it at ${page.place}, in place of the old one.`;
+    page.saved(`Put it at ${page.place}, in place of the old one.`);
   });
+  if (page.saving) startSaving(page, at("download")); // of the other script, which a server adds
   window.addEventListener("beforeunload", (event) => {
     if (unsaved) event.preventDefault();
   });

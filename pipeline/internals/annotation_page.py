@@ -1,11 +1,15 @@
-"""The page on which people draw boxes and pick exemplars: one HTML file with its pictures, which loads nothing else."""
+"""The page on which people draw boxes and pick exemplars: one HTML file with its pictures, which loads nothing else.
+
+Opened from the disk it downloads the annotations; served by ``pipeline.turing.boxes`` it can also save them.
+"""
 
 import base64
+import hashlib
 import html
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +36,7 @@ from pipeline.internals.frozen import FrozenGenerator, Reference, frozen_generat
 MOST_FACES = 400  # on one page; of a larger deck the first ones, and those that are exemplars already
 TEMPLATE = Path(__file__).with_suffix(".html")
 SCRIPT = Path(__file__).with_suffix(".js")
+SAVE_SCRIPT = Path(__file__).with_name("annotation_page_save.js")  # only in the page that a server sends
 
 Kind = Literal["windows", "faces"]
 
@@ -56,7 +61,7 @@ SUBJECTS: dict[Kind, Subject] = {
         title="Boxes around windows",
         task=(
             "Look at every sample and drag a box around each window; a sample without a box counts as one without a "
-            "window. Then enter a pseudonym, download the file and put it at {place}."
+            "window. Then enter a pseudonym, {end}."
         ),
         keys=(
             "Keys: arrows go to another sample; Enter adds a box, Space selects the next one, and arrows then move it "
@@ -71,7 +76,7 @@ SUBJECTS: dict[Kind, Subject] = {
         task=(
             "Choose a concept and click the faces that show it, three or more of each, and for the turn four or more "
             "that look to the left and to the right edge of their picture. Then remove the concepts and problems that "
-            "you do not need, enter a pseudonym, download the file and put it at {place}."
+            "you do not need, enter a pseudonym, {end}."
         ),
         keys="Keys: 1 to 9 choose what a click adds to; arrows go to another face, Enter adds it or removes it.",
     ),
@@ -97,12 +102,78 @@ class Deck:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Saving:
+    """How a page that a server sent gives the annotations back.
+
+    Attributes
+    ----------
+    address : path on the server that takes them
+    token : goes back with them
+    base : which state of the file the page began with
+    """
+
+    address: str
+    token: str
+    base: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """What one profile's annotators work on: the deck, drawn, and the file that they fill."""
+
+    kind: Kind
+    place: Path
+    generator: FrozenGenerator
+    n_images: int
+
+    def annotated(self) -> tuple[Boxes | Exemplars | None, str]:
+        """What was annotated before; nothing, and a note, if that was on other samples."""
+        read = read_boxes if self.kind == "windows" else read_exemplars
+        try:
+            return read(self.place, generator=self.generator, n_images=self.n_images), ""
+        except OtherDeckError:
+            return (
+                None,
+                f"What {self.place.as_posix()} holds was annotated on other samples, so this page begins empty.",
+            )
+
+    def deck(self, annotated: Boxes | Exemplars | None) -> Deck:
+        """The samples to show: all for boxes; of a large deck of faces the first, and those picked before."""
+        shown = range(self.n_images) if self.kind == "windows" else faces_shown(self.n_images, annotated)
+        z = self.generator.deck(self.n_images)
+        return Deck(
+            images=self.generator.images(z[list(shown)]),
+            shown=shown,
+            n_images=self.n_images,
+            network=generator_sha256(self.generator),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Written:
     """Where a page is, where its file belongs, and why earlier annotations were left out, if they were."""
 
     page: Path
     place: Path
     note: str
+
+
+def open_desk(kind: Kind, profile: str, params_file: Path) -> Desk:
+    """Load the model of a profile; run in the project's root.
+
+    Raises
+    ------
+    InputError
+        If the params lack a section, or the model is missing.
+    """
+    subject = SUBJECTS[kind]
+    machine = params.load(params_file, compute.Compute, "compute")
+    reference = params.load(params_file, Reference, "internals.reference")
+    n_images = _deck_size(params_file, subject.deck_size)
+    compute.set_up(machine)
+    generator = frozen_generator(Path("data") / profile / "models" / subject.model, reference, machine)
+    place = Path("annotations") / profile / subject.file_name
+    return Desk(kind=kind, place=place, generator=generator, n_images=n_images)
 
 
 def write_page(kind: Kind, profile: str, params_file: Path) -> Written:
@@ -113,22 +184,11 @@ def write_page(kind: Kind, profile: str, params_file: Path) -> Written:
     InputError
         If the params lack a section, the model is missing, or the earlier annotations are damaged.
     """
-    subject = SUBJECTS[kind]
-    machine = params.load(params_file, compute.Compute, "compute")
-    reference = params.load(params_file, Reference, "internals.reference")
-    n_images = _deck_size(params_file, subject.deck_size)
-    compute.set_up(machine)
-    generator = frozen_generator(Path("data") / profile / "models" / subject.model, reference, machine)
-    place = Path("annotations") / profile / subject.file_name
-    annotated, note = _annotated(kind, place, generator, n_images)
-    shown = range(n_images) if kind == "windows" else faces_shown(n_images, annotated)
-    z = generator.deck(n_images)
-    deck = Deck(
-        images=generator.images(z[list(shown)]), shown=shown, n_images=n_images, network=generator_sha256(generator)
-    )
+    desk = open_desk(kind, profile, params_file)
+    annotated, note = desk.annotated()
     out = Path("data") / profile / "annotate" / f"{kind}.html"
-    write_text(out, page(kind, deck, place=place, annotated=annotated, note=note))
-    return Written(page=out, place=place, note=note)
+    write_text(out, page(kind, desk.deck(annotated), place=desk.place, annotated=annotated, note=note))
+    return Written(page=out, place=desk.place, note=note)
 
 
 def faces_shown(n_images: int, annotated: Boxes | Exemplars | None) -> list[int]:
@@ -140,7 +200,15 @@ def faces_shown(n_images: int, annotated: Boxes | Exemplars | None) -> list[int]
     return sorted({*range(min(n_images, MOST_FACES)), *picked})
 
 
-def page(kind: Kind, deck: Deck, *, place: Path, annotated: Boxes | Exemplars | None, note: str = "") -> str:
+def page(
+    kind: Kind,
+    deck: Deck,
+    *,
+    place: Path,
+    annotated: Boxes | Exemplars | None,
+    note: str = "",
+    saving: Saving | None = None,
+) -> str:
     """The HTML.
 
     Parameters
@@ -148,15 +216,17 @@ def page(kind: Kind, deck: Deck, *, place: Path, annotated: Boxes | Exemplars | 
     place : where the downloaded file belongs
     annotated : what the page begins with
     note : shown above the samples
+    saving : None in a page that is opened from the disk
     """
     subject = SUBJECTS[kind]
     _, height, width, _ = deck.images.shape
+    file = place.as_posix()
     data = {
         "kind": kind,
-        "task": subject.task.format(place=place.as_posix()),
+        "task": subject.task.format(end=f"and save to {file}" if saving else f"download the file and put it at {file}"),
         "keys": subject.keys,
         "note": note,
-        "place": place.as_posix(),
+        "place": file,
         "file_name": subject.file_name,
         "network": deck.network,
         "n_images": deck.n_images,
@@ -170,14 +240,33 @@ def page(kind: Kind, deck: Deck, *, place: Path, annotated: Boxes | Exemplars | 
         "shown": list(deck.shown),
         "pictures": [_data_uri(image) for image in deck.images],
         "annotated": _plain(annotated),
+        "saving": None if saving is None else asdict(saving),
     }
     parts = {
         "title": html.escape(subject.title),
+        "policy": content_policy(can_save=saving is not None),
         "data": _script_json(data),
-        "script": SCRIPT.read_text(encoding="utf-8"),
+        "script": _script(can_save=saving is not None),
     }
     # In one pass: what is put in is not searched again.
-    return re.sub("@(title|data|script)@", lambda found: parts[found[1]], TEMPLATE.read_text(encoding="utf-8"))
+    return re.sub("@(title|policy|data|script)@", lambda found: parts[found[1]], TEMPLATE.read_text(encoding="utf-8"))
+
+
+def content_policy(*, can_save: bool) -> str:
+    """What a browser may load for the page: nothing but what is in it, and of scripts and styles only ours."""
+    style = re.findall("<style>(.*?)</style>", TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)[0]
+    script = f"\n{_script(can_save=can_save)}\n"  # as the template has it between the tags
+    policy = f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}"
+    return f"{policy}; connect-src 'self'" if can_save else policy
+
+
+def _source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _script(*, can_save: bool) -> str:
+    script = SCRIPT.read_text(encoding="utf-8")
+    return f"{script}\n{SAVE_SCRIPT.read_text(encoding='utf-8')}" if can_save else script
 
 
 def _script_json(data: Any) -> str:
@@ -205,17 +294,6 @@ def _plain(annotated: Boxes | Exemplars | None) -> dict[str, Any] | None:
         "problems": annotated.problems,
         "turn": None if turn is None else {"left": turn.left, "right": turn.right},
     }
-
-
-def _annotated(
-    kind: Kind, place: Path, generator: FrozenGenerator, n_images: int
-) -> tuple[Boxes | Exemplars | None, str]:
-    """What was annotated before; nothing, and a note, if that was on other samples."""
-    read = read_boxes if kind == "windows" else read_exemplars
-    try:
-        return read(place, generator=generator, n_images=n_images), ""
-    except OtherDeckError:
-        return None, f"What {place.as_posix()} holds was annotated on other samples, so this page begins empty."
 
 
 def _deck_size(params_file: Path, address: str) -> int:

@@ -42,7 +42,7 @@ class ColourArchitecture:
     ``filters`` is the number of maps of the discriminator's first layer.
     """
 
-    name: Literal["dcgan_64", "dcgan_32", "dcgan_svhn"]
+    name: Literal["dcgan_64", "dcgan_32", "dcgan_svhn", "dcgan_128"]
     z: Literal["uniform", "gaussian"]
     z_dim: Annotated[int, Ge(1)]
     filters: Annotated[int, Ge(1)]
@@ -55,11 +55,13 @@ GENERATORS = {
     "dcgan_64": dcgan.generator_64,
     "dcgan_32": dcgan.generator_32,
     "dcgan_svhn": dcgan.generator_svhn,
+    "dcgan_128": dcgan.generator_128,
 }
 DISCRIMINATORS = {
     "dcgan_64": dcgan.discriminator_64,
     "dcgan_32": dcgan.discriminator_32,
     "dcgan_svhn": dcgan.discriminator_svhn,
+    "dcgan_128": dcgan.discriminator_128,
 }
 
 
@@ -117,7 +119,8 @@ def sides(a: Architecture) -> tuple[int, int, int]:
     """Height, width and channels of the images."""
     if isinstance(a, MnistArchitecture):
         return 28, 28, 1
-    return (64, 64, 3) if a.name == "dcgan_64" else (32, 32, 3)
+    side = {"dcgan_64": 64, "dcgan_128": 128}.get(a.name, 32)
+    return side, side, 3
 
 
 def read_architecture(model: Path) -> Architecture:

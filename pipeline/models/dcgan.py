@@ -1,4 +1,4 @@
-"""DCGAN's networks for colour images, row by row: 64 x 64 (LSUN, faces), 32 x 32 (ImageNet), and that for SVHN.
+"""DCGAN's networks for colour images, row by row: 64 x 64 (LSUN, faces), 32 x 32 (ImageNet), SVHN's, and 128 x 128.
 
 No labels, no biases but batch norm's shift. Every network is an ``nn.Sequential`` of the rows of its table, so that the
 first k rows are ``network[:k]``. What the paper argues for can be undone by a ``Variant``.
@@ -217,4 +217,33 @@ def discriminator_svhn(n: int = 64, variant: Variant = PAPER) -> nn.Sequential:
         down(v, n, 2 * n, kernel=5, stride=2),  # 128 x 8 x 8
         down(v, 2 * n, 4 * n, kernel=5, stride=2),  # 256 x 4 x 4
         logit(v, 4 * n),  # 1
+    )
+
+
+def generator_128(z_dim: int = 100, n: int = 64, variant: Variant = PAPER) -> nn.Sequential:
+    """z (B, z_dim) in [-1, 1] -> images (B, 3, 128, 128) in [-1, 1].  ``generator_64`` with one more row.
+
+    The plain DCGAN beside Improved GAN's ImageNet model (its figure 6, left), whose layers are nowhere stated.
+    """
+    v = variant
+    return nn.Sequential(
+        project(v, z_dim, 16 * n),  # 1024 x 4 x 4
+        up(v, 16 * n, 8 * n, kernel=5, stride=2),  # 512 x 8 x 8
+        up(v, 8 * n, 4 * n, kernel=5, stride=2),  # 256 x 16 x 16
+        up(v, 4 * n, 2 * n, kernel=5, stride=2),  # 128 x 32 x 32
+        up(v, 2 * n, n, kernel=5, stride=2),  # 64 x 64 x 64
+        to_pixels(v, n, kernel=5, stride=2),  # 3 x 128 x 128
+    )
+
+
+def discriminator_128(n: int = 64, variant: Variant = PAPER) -> nn.Sequential:
+    """Images (B, 3, 128, 128) in [-1, 1] -> logits (B, 1).  ``discriminator_64`` with one more row."""
+    v = variant
+    return nn.Sequential(
+        from_pixels(v, n, kernel=5, stride=2),  # 64 x 64 x 64
+        down(v, n, 2 * n, kernel=5, stride=2),  # 128 x 32 x 32
+        down(v, 2 * n, 4 * n, kernel=5, stride=2),  # 256 x 16 x 16
+        down(v, 4 * n, 8 * n, kernel=5, stride=2),  # 512 x 8 x 8
+        down(v, 8 * n, 16 * n, kernel=5, stride=2),  # 1024 x 4 x 4
+        logit(v, 16 * n),  # 1
     )

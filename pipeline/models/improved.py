@@ -82,7 +82,8 @@ class MinibatchArchitecture:
     preset : as above
     generator_width : maps of the last hidden layer (128)
     discriminator_width : maps of the first three layers (96)
-    n_kernels, kernel_dim : of the minibatch layer: features that it adds (100), rows compared for each (5)
+    n_kernels, kernel_dim : of the minibatch layer: features that it adds (100; 0 = without the layer, row "-MBF" of
+        Table 3), rows compared for each (5)
     weight_norm, data_dependent, noise, reference_batch : as above
     """
 
@@ -91,7 +92,7 @@ class MinibatchArchitecture:
     z_dim: Annotated[int, Ge(1)]
     generator_width: Annotated[int, Ge(1)]
     discriminator_width: Annotated[int, Ge(1)]
-    n_kernels: Annotated[int, Ge(1)]
+    n_kernels: Annotated[int, Ge(0)]
     kernel_dim: Annotated[int, Ge(1)]
     weight_norm: bool
     data_dependent: bool
@@ -355,6 +356,11 @@ def conv_discriminator(s: int, n: int = 96, slope: float = 0.2) -> Discriminator
     )
 
 
+def minibatch_features(s: int, n_in: int, n_kernels: int, kernel_dim: int) -> list[nn.Module]:
+    """The minibatch layer, or nothing."""
+    return [MinibatchDiscrimination(s, n_in, n_kernels, kernel_dim)] if n_kernels else []
+
+
 def minibatch_discriminator(
     s: int, n: int = 96, slope: float = 0.2, n_kernels: int = 100, kernel_dim: int = 5
 ) -> Discriminator:
@@ -362,7 +368,7 @@ def minibatch_discriminator(
     return Discriminator(
         conv_features(s, n, slope, entry=GaussianNoise(std=0.2)),
         nn.Sequential(
-            MinibatchDiscrimination(s, 2 * n, n_kernels, kernel_dim),  # 292
+            *minibatch_features(s, 2 * n, n_kernels, kernel_dim),  # 292
             Logits(s, 2 * n + n_kernels),  # 10
         ),
     )
@@ -375,7 +381,7 @@ def mnist_minibatch_discriminator(
     return Discriminator(
         conv_features(s, n, slope, entry=GaussianNoise(std=0.2), channels=1, padding=3),
         nn.Sequential(
-            MinibatchDiscrimination(s, 2 * n, n_kernels, kernel_dim),  # 292
+            *minibatch_features(s, 2 * n, n_kernels, kernel_dim),  # 292
             Logits(s, 2 * n + n_kernels),  # 10
         ),
     )

@@ -13,13 +13,17 @@ import typer
 from pipeline.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+turing = typer.Typer(no_args_is_help=True, help="The visual Turing test.")
+boxes = typer.Typer(no_args_is_help=True, help="Boxes around windows in samples.")
+app.add_typer(turing, name="turing")
+app.add_typer(boxes, name="boxes")
 
 
-def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _command(name: str, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command that runs in the project's root and says bad input in a sentence."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        @app.command(name)
+        @group.command(name)
         @functools.wraps(function)
         def guarded(*args: object, **kwargs: object) -> None:
             try:
@@ -122,12 +126,7 @@ def annotate(
     profile: Annotated[str, typer.Argument(help="embedded, laptop or paper")],
 ) -> None:
     """Write the page for drawing boxes around windows or picking exemplars of faces; needs the trained model."""
-    from pipeline.project.twins import TWINS
-
-    if profile not in ("embedded", *TWINS):
-        message = f"annotate: found the profile '{profile}'; expected embedded, {', '.join(TWINS)}"
-        raise InputError(message)
-    params_file = Path("params.yaml") if profile == "embedded" else Path("profiles") / profile / "params.yaml"
+    params_file = _params_file("annotate", profile)
 
     from pipeline.internals import annotation_page
 
@@ -135,6 +134,47 @@ def annotate(
     if written.note:
         print(f"note: {written.note}")
     print(f"{written.page}: open it in a browser, and put the file that it downloads at {written.place}")
+
+
+Profile = Annotated[str, typer.Argument(help="embedded, laptop or paper")]
+Host = Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 lets other machines reach the server")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one")]
+
+
+@_command("serve", turing)
+def serve_turing(
+    profile: Profile,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="for trying out: votes are marked and kept apart from people's")
+    ] = False,
+) -> None:
+    """Serve the page on which people tell generated from real images; their votes go to annotations/PROFILE."""
+    params_file = _params_file("turing serve", profile)
+
+    from pipeline.turing import server
+
+    server.serve(profile, params_file, host=host, port=port, simulated=simulated)
+
+
+@_command("draw", boxes)
+def draw_boxes(profile: Profile, host: Host = "127.0.0.1", port: Port = 8766) -> None:
+    """Serve the page for drawing boxes around windows; it saves to annotations/PROFILE. Needs the trained model."""
+    params_file = _params_file("boxes draw", profile)
+
+    from pipeline.turing import boxes as desk
+
+    desk.serve(profile, params_file, host=host, port=port)
+
+
+def _params_file(command: str, profile: str) -> Path:
+    from pipeline.project.twins import TWINS
+
+    if profile not in ("embedded", *TWINS):
+        message = f"{command}: found the profile '{profile}'; expected embedded, {', '.join(TWINS)}"
+        raise InputError(message)
+    return Path("params.yaml") if profile == "embedded" else Path("profiles") / profile / "params.yaml"
 
 
 if __name__ == "__main__":

@@ -138,6 +138,40 @@ FLOORS: dict[str, float | dict[str, float]] = {
         }
         for n, matching, minibatch in ((3, 300.0, 130.0), (4, 200.0, 190.0), (5, 860.0, 170.0))
     },
+    # samples of GANs that another machine trains to other weights, judged by a classifier that it trains likewise
+    "improved_table3": {
+        "*/classifier_accuracy": 3.0,  # %
+        "*/*_split_spread": 0.3,
+        "*/*_score": 1.0,  # from 1 to 10
+        "*/*_frechet": 20.0,
+        "*/*_kernel": 100.0,  # thousandths
+        "*/*_density": 0.5,
+        "*": 0.25,  # shares
+    },
+    "improved_table3_scores": {
+        **dict.fromkeys(("*/n_images", "*/*_n_seeds"), 0.0),
+        "*_sd": 0.5,
+        "*": 1.0,
+    },
+    "improved_table3_samples": {  # grey levels
+        "n_colours": 200.0,
+        "scale": 1.0,
+        **dict.fromkeys(("real/*", "*/n_images", "*/side_px"), 0.0),
+        "*/duplicates_percent": 10.0,
+        "*/diversity": 0.5,
+        "*": 1000.0,
+    },
+    "improved_fig6": {  # grey levels, of images of 128 x 128
+        "n_colours": 200.0,
+        "scale": 1.0,
+        **dict.fromkeys(("*/epoch", "*/n_images", "*/side_px"), 0.0),
+        "*/duplicates_percent": 10.0,
+        "*": 4000.0,
+    },
+    # which images are shown is drawn by the deck's checksum
+    "improved_fig2": {"n_colours": 200.0, "n_generated": 1.0, "*": 0.0},
+    "samples_imagenet128_dcgan": {"n_colours": 200.0, "scale": 1.0, "*": 0.0},
+    "turing": 0.0,  # of votes, which are source
     "toy_games": 0.0,  # sums and products of float64 alone
     "dcgan_fig9": 15.0,  # % of 70 digits of one seed: the standard error of a difference is 6 at 85 %
 }

@@ -17,7 +17,9 @@ from pipeline.reporting import (
     probe_figures,
     sample_figures,
     sample_grids,
+    score_figures,
     toy_figures,
+    turing_figures,
 )
 from pipeline.reporting.drawing import Drawn, Metrics, canvas
 from pipeline.reporting.rows import read_results
@@ -100,6 +102,10 @@ FIGURES: dict[str, Callable[[Path], Drawn]] = {
         improved_figures.samples, feature_matching="svhn-1000", minibatch_discrimination="mb_svhn"
     ),
     "semisup_errors": improved_figures.semisup_errors,
+    "improved_table3_samples": score_figures.improved_table3_samples,
+    "improved_table3_scores": score_figures.improved_table3_scores,
+    "improved_fig6": score_figures.improved_fig6,
+    "improved_fig2": turing_figures.improved_fig2,
     "dcgan_fig9": dcgan_fig9,
     "dcgan_fig10": partial(sample_grids.of_trained, run="dcgan_faces", columns=14),
     "dcgan_fig11": partial(sample_grids.of_trained, run="dcgan_imagenet", columns=20),

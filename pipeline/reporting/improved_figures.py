@@ -118,6 +118,7 @@ def _variety(images: np.ndarray) -> Metrics:
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
+SCORED_RUN = "is_"  # begins the name of a run of Table 3
 KEYS = {  # the papers' numbers of labels, and the run with minibatch discrimination
     "mnist": (*(f"mnist-{n}" for n in (20, 50, 100, 200)), "mb_mnist"),
     "cifar10": (*(f"cifar10-{n}" for n in (1000, 2000, 4000, 8000)), "mb_cifar10"),
@@ -183,8 +184,12 @@ def semisup_errors(results: Path) -> Drawn:
 
 
 def _classifiers(folder: Path, dataset: str) -> list[Classifiers]:
-    """The runs of a dataset that this profile has, the tables' first; runs of one's own come after them, by name."""
+    """The runs of a dataset that this profile has, the tables' first; runs of one's own come after them, by name.
+
+    Those of Table 3 are judged by their samples, and two of them have no labels.
+    """
     there = sorted(path.parent.name for path in folder.glob("*/errors.parquet"))
+    there = [key for key in there if not key.startswith(SCORED_RUN)]
     keys = [key for key in KEYS[dataset] if key in there] + [key for key in there if key not in KEYS[dataset]]
     return [_read(folder / key) for key in keys]
 

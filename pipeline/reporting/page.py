@@ -5,11 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline import papers
 from pipeline.core.errors import InputError
 from pipeline.models.store import read_run
-from pipeline.reporting import health, readings
+from pipeline.reporting import health, readings, score_tables
 from pipeline.reporting.result_files import NOT_KEPT
-from pipeline.reporting.rows import Report
+from pipeline.reporting.rows import NOT_RUN, Report
 from pipeline.reporting.tables import DATASETS
 
 SHEETS = {
@@ -23,6 +24,7 @@ SAMPLES = {  # run -> what it generates
     "dcgan_imagenet": "photographs of ImageNet",
     "dcgan_cifar10": "photographs of CIFAR-10",
     "dcgan_svhn": "house numbers",
+    "imagenet128_dcgan": "photographs of ImageNet at 128 x 128",
 }
 
 READING = {
@@ -50,6 +52,33 @@ SEMISUPERVISED_READING = {
         "is whether unlabelled images help the same D, and whether an ensemble of such networks does.",
     ],
 }
+
+SCORES_READING = {
+    "yes": [
+        "Settings of the paper's models are not published, so these are ours, as the notes say. An Inception score is",
+        "printed only where the network of 2015 gave real CIFAR-10 its 11.24 first.",
+    ],
+    "reduced": [
+        "The paper's rows on real CIFAR-10, with nets and schedules that are much smaller than its own must have been;",
+        "its settings are not published. What can be read is which technique matters here, not the paper's scores.",
+    ],
+    "no": [
+        "Small nets and short schedules on embedded data: no score here reproduces one of the paper, and the order of",
+        "the rows says little of the techniques.",
+    ],
+}
+CLASSIFIER_SCORE = (
+    "`classifier_score` is the formula of the Inception score on the class probabilities of a classifier that this "
+    "pipeline trains on the same data set, and `classifier_frechet` to `classifier_coverage` are measured on its "
+    "features. It is not an Inception score, and no number of the paper is comparable with it. Samples are measured "
+    "against training images, the training images in row Real data against test images."
+)
+TURING_READING = (
+    "Who looks at the decks of this profile is shown screens of 3 x 3 images, four or five of them generated, and says "
+    "which; the page is ours, as the paper describes neither its own nor its annotators. Votes of simulated annotators "
+    "are not counted."
+)
+NOBODY = "Nobody has voted in this profile."
 
 
 DATASETS_READING = {
@@ -104,6 +133,11 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path],
     lines += _semisupervised(report, reports)
     for name in ("semisup_errors", "improved_samples"):
         lines += readings.section(profile, metrics, name, report.notes)
+    lines += _scores(report, reports)
+    lines += readings.section(profile, metrics, "improved_table3", report.notes)
+    lines += readings.section(profile, metrics, "imagenet128", report.notes)
+    lines += _turing(reports)
+    lines += readings.section(profile, metrics, "turing", report.notes)
     lines += ["## Training runs", "", *health.runs_table(models), "", "Curves: `dvc plots show`.", ""]
     lines += ["## Health of the training runs", "", *health.health_table(models), "", *HEALTH_READING, ""]
     return "\n".join(lines)
@@ -118,6 +152,75 @@ def _semisupervised(report: Report, reports: Path) -> list[str]:
         told = readings.ensembles(pd.read_csv(csv).to_dict("records")) if csv.is_file() else []
         lines += [*told, ""] if told else []
     return lines
+
+
+def _scores(report: Report, reports: Path) -> list[str]:
+    """Improved GAN, Table 3, a line a row; its notes; and which of the paper's orderings hold."""
+    lines = ["## Improved GAN, Table 3: scores of CIFAR-10 samples", ""]
+    csv = reports / "tables/improved_table3.csv"
+    if not csv.is_file():
+        return [*lines, readings.NOT_RUN, ""]
+    table = pd.read_csv(csv)
+    lines += [*SCORES_READING[report.comparable], "", *_wide_table(table), ""]
+    lines += ["± of a measured number: over the seeds, or over the splits of the images where there is one seed."]
+    lines += ["`classifier_score_split_spread` is that over the splits, as the paper's own ±.", ""]
+    if f"{score_tables.CLASSIFIER}_{score_tables.SCORE}" in set(table["column"]):
+        lines += [f"{CLASSIFIER_SCORE} {_accuracy(table)}".strip(), ""]
+    lines += [*_score_notes(table), "", *_links("improved_table3"), ""]
+    told = score_tables.orderings(table.to_dict("records"))
+    return lines + ([*told, ""] if told else [])
+
+
+def _wide_table(table: pd.DataFrame) -> list[str]:
+    """A line a row, a column a measure; the paper's number in the second column."""
+    measures = [column for column in dict.fromkeys(table["column"]) if column != score_tables.ACCURACY]
+    cells = {(row["row"], row["column"]): row for row in table.to_dict("records")}
+    lines = [
+        f"| row | paper, {papers.INCEPTION_SCORE} | {' | '.join(measures)} |",
+        f"| --- |{' ---: |' * (len(measures) + 1)}",
+    ]
+    for row in dict.fromkeys(table["row"]):
+        printed = cells[row, papers.INCEPTION_SCORE]
+        numbers = [_number(printed["paper"], printed["paper_spread"], printed["unit"])]
+        numbers += [
+            _number(cell["measured"], cell["spread"], cell["unit"]) if (cell := cells.get((row, measure))) else ""
+            for measure in measures
+        ]
+        lines.append(f"| {row} | {' | '.join(numbers)} |")
+    return lines
+
+
+def _accuracy(table: pd.DataFrame) -> str:
+    found = table.loc[table["column"] == score_tables.ACCURACY, "measured"].dropna()
+    return "" if found.empty else f"The classifier is right on {found.iloc[0]:.2f} % of its test images."
+
+
+def _score_notes(table: pd.DataFrame) -> list[str]:
+    """Of each row once: what the notes of its scores say; what they say of all rows before that."""
+    notes: dict[str, list[str]] = {}
+    for cell in table[table["column"].isin(score_tables.SCORES) & table["note"].notna()].to_dict("records"):
+        told = [part for part in cell["note"].split("; ") if part != score_tables.OUR_NETWORK]
+        if pd.isna(cell["measured"]) and cell["note"] != NOT_RUN:
+            told[0] = f"`{cell['column']}` {told[0]}"
+        notes.setdefault(cell["row"], []).extend(told)
+    of_all = [part for part in next(iter(notes.values()), []) if all(part in told for told in notes.values())]
+    lines = [f"- all rows: {'; '.join(dict.fromkeys(of_all))}"] if of_all else []
+    for row, told in notes.items():
+        own = [part for part in dict.fromkeys(told) if part not in of_all]
+        lines += [f"- {row}: {'; '.join(own)}"] if own else []
+    return lines
+
+
+def _turing(reports: Path) -> list[str]:
+    """The votes beside the paper's numbers, and the learning curve where there are votes."""
+    lines = ["## Improved GAN: the visual Turing test", ""]
+    csv = reports / "tables/turing.csv"
+    if not csv.is_file():
+        return [*lines, readings.NOT_RUN, ""]
+    lines += [TURING_READING, "", *_table(reports, "turing")]
+    if pd.read_csv(csv)["measured"].isna().all():
+        return [*lines, NOBODY, ""]
+    return [*lines, "![Share correct over the screens, with feedback and without](figures/turing_learning.png)", ""]
 
 
 def _samples(models: list[Path], metrics: Path) -> list[str]:
@@ -230,7 +333,11 @@ def _table(reports: Path, name: str) -> list[str]:
     csv = reports / f"tables/{name}.csv"
     if not csv.is_file():
         return [readings.NOT_RUN, ""]
-    return [*_short_table(csv), "", f"All columns: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md).", ""]
+    return [*_short_table(csv), "", *_links(name), ""]
+
+
+def _links(name: str) -> list[str]:
+    return [f"All columns: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md)."]
 
 
 def _short_table(path: Path) -> list[str]:

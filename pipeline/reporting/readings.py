@@ -9,6 +9,8 @@ from typing import Any
 from pipeline import papers
 from pipeline.reporting import rows
 from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
+from pipeline.reporting.score_tables import OURS, REAL
+from pipeline.reporting.score_tables import RUNS as SCORED
 from pipeline.reporting.semisup_tables import ALL_NETWORKS, DATASETS, MINIBATCH_RUN
 
 NOT_RUN = f"{rows.NOT_RUN.capitalize()}."
@@ -28,6 +30,8 @@ HALVES = {  # figure -> half of it -> the run whose networks it shows
         (5, "svhn-1000", "mb_svhn"),
     )
 }
+FIG6 = {"dcgan": "imagenet128_dcgan", "improved": "imagenet128_improved"}  # half of Figure 6 -> its run
+COLLAPSED = 0.1  # diversity below this, as in training
 NOTED_AT = {"dcgan_lsun": "Figures 2 and 3", "dcgan_faces": "Figures 10 and 11"}
 MEASURES = {  # of Figure 5
     "energy": "energy of the guided gradient",
@@ -122,10 +126,11 @@ def _runs(name: str, shown: dict[str, Metrics], notes: dict[str, str]) -> str:
     """Whose networks these are; the note of a run stands where its samples are shown, and elsewhere a pointer to it."""
     told = []
     runs = [RUNS[figure] for figure in shown if figure in RUNS]
-    runs += [run for figure in shown for half, run in HALVES.get(figure, {}).items() if half in shown[figure]]
+    halves = {**HALVES, "improved_fig6": FIG6}
+    runs += [run for figure in shown for half, run in halves.get(figure, {}).items() if half in shown[figure]]
     for run in dict.fromkeys(runs):
         note = notes.get(run)
-        if name in ("samples", "grids", "improved_samples"):
+        if name in ("samples", "grids", "improved_samples", "imagenet128"):
             told.append(f"Run {run}: {note}." if note else f"Run {run}.")
         else:
             told.append(f"Networks of run {run}" + (f" (its note stands at {NOTED_AT[run]})." if note else "."))
@@ -462,6 +467,54 @@ def _improved_samples(found: dict[str, Metrics]) -> list[str]:
     return [*lines, *_shown_as(found)]
 
 
+def _improved_table3(found: dict[str, Metrics]) -> list[str]:
+    """How varied the samples of each row are, beside real images."""
+    metrics = found.get("improved_table3_samples")
+    if metrics is None:
+        return []
+    titles = {name: row for row, name in SCORED.items()} | {f"{OURS}_top": f"{papers.OUR_METHODS}, the best"}
+    lines = []
+    for name, title in titles.items():
+        own = metrics.get(name, {})
+        if "nearest_other" not in own:
+            continue
+        beside = f", {own['diversity']:.2f} of that of real images" if "diversity" in own and name != REAL else ""
+        alarm = ": **the samples have collapsed**" if own.get("diversity", 1.0) < COLLAPSED else ""
+        lines.append(
+            f"- {title}, {own['n_images']} images: one is {own['nearest_other']:,.0f} grey levels from the nearest "
+            f"other{beside}{alarm}; two are {own['mean_distance']:,.0f} apart; {own['duplicates_percent']:g} % are "
+            "equal to another"
+        )
+    lines += (
+        ["", "Nearest other: median; two: mean; Euclidean distances. Of the first seed of each row."] if lines else []
+    )
+    return [*lines, *_shown_as({"improved_table3_samples": metrics})]
+
+
+def _imagenet128(found: dict[str, Metrics]) -> list[str]:
+    lines = []
+    for half, run in FIG6.items():
+        own = found["improved_fig6"].get(half)
+        if own is None:
+            lines.append(f"- run {run} is left out, {rows.NOT_RUN}")
+        elif "nearest_other" in own:
+            lines.append(
+                f"- {run}, after epoch {own['epoch']}, {own['n_images']} samples: one is {own['nearest_other']:,.0f} "
+                f"grey levels from the nearest other (median, Euclidean, {own['side_px']} x {own['side_px']} pixels); "
+                f"{own['duplicates_percent']:g} % are equal to another"
+            )
+    return [*lines, *_shown_as(found)]
+
+
+def _turing(found: dict[str, Metrics]) -> list[str]:
+    own = found["improved_fig2"]
+    return [
+        f"- deck {own['deck']}, run {own['model']}: {own['n_generated']} of the {own['n_shown']} images are generated, "
+        f"{own['n_mistakes']} of the drawn answers are wrong; {own['n_human_answers']} answers are a person's",
+        *_shown_as(found),
+    ]
+
+
 def _grids(found: dict[str, Metrics]) -> list[str]:
     counts = " and ".join(str(metrics["n_images"]) for metrics in found.values())
     told = f"The first {counts} samples of their stream, with fixed batch-norm statistics; nothing is chosen by eye."
@@ -633,6 +686,34 @@ SECTIONS = {
         embedded="In this profile the schedules of both halves are too short, and the nets too small, for good images: "
         "the pictures do not show which technique makes better ones.",
         reading=_improved_samples,
+    ),
+    "improved_table3": Section(
+        heading="Improved GAN, Table 3: the scores in a picture, and samples of every row",
+        pictures={
+            "improved_table3_scores": "The paper's Inception scores; scores by our own classifier, a dot a seed",
+            "improved_table3_samples": "Samples of every row of Table 3, and the best ones of our methods",
+        },
+        text="The scores stand in two panels because they are two measures. A dot is a seed, its bar the deviation "
+        "over the splits of its images, a line the mean over the seeds. The samples are the first ones of the first "
+        "seed; nothing is chosen by eye. The best ones are those whose p(y|x) is furthest from the mean p(y) of all, "
+        "by the Inception network where its scores stand in the table, else by our own classifier: the rule that we "
+        "read into the paper's top 1 % by Inception score, which it does not explain.",
+        reading=_improved_table3,
+    ),
+    "imagenet128": Section(
+        heading="Improved GAN, Figure 6: ImageNet at 128 x 128",
+        pictures={"improved_fig6": "ImageNet at 128 x 128: plain DCGAN left, the improved techniques right"},
+        text="The first samples of either run after its last epoch, at fixed z; nothing is chosen by eye. The paper "
+        "judges the looks: recognisable features of animals without right anatomy. Nothing here measures that.",
+        embedded="In this profile nets and schedules are far too small for recognisable objects.",
+        reading=_imagenet128,
+    ),
+    "turing": Section(
+        heading="Improved GAN, Figure 2: the screen of the visual Turing test",
+        pictures={"improved_fig2": "A screen of nine images, and the same after an answer, its mistakes outlined"},
+        text="Left what an annotator sees, right how mistakes are told in feedback mode. An example: its answers were "
+        "drawn by seed, two of them wrong; no human gave them, and they enter no number.",
+        reading=_turing,
     ),
     "grids": Section(
         heading="DCGAN, Figures 10 and 11: faces and ImageNet",

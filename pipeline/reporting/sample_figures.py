@@ -11,9 +11,10 @@ from pipeline.reporting import mosaic
 from pipeline.reporting.drawing import Drawn, Metrics, empty
 from pipeline.reporting.rows import NOT_RUN
 
-RUNS = ("dcgan_lsun", "dcgan_faces", "dcgan_imagenet", "dcgan_cifar10", "dcgan_svhn")
+RUNS = ("dcgan_lsun", "dcgan_faces", "dcgan_imagenet", "dcgan_cifar10", "dcgan_svhn", "imagenet128_dcgan")
 SQUARE = 5  # images a side; more would not fit a file of 500 KB if they were noise
 SHOWN_PX = 128  # side of an image in the picture, if it is a multiple of the image's
+LARGEST_PX = 64  # side of images to whose own pixels a palette is fitted
 MARGIN_PX, TITLE_PX = 20, 40
 NUMBERS = ("run", "n_epochs", "first_epoch", "last_epoch", "n_images", "side_px", "scale", "n_colours")
 
@@ -37,7 +38,8 @@ def samples(results: Path, *, run: str) -> Drawn:
     def layout(scale: float) -> mosaic.Canvas:
         return mosaic.beside(*(_panel(title, one, scale) for title, one in zip(titles, shown, strict=True)))
 
-    made = mosaic.fitted(layout, scale=scale, fit_to=shown)
+    # of large images the palette is fitted to the picture, as it would take a minute on all of their pixels
+    made = mosaic.fitted(layout, scale=scale, fit_to=shown if side_px <= LARGEST_PX else None)
     row = (run, len(epochs), int(epochs[0]), int(epochs[-1]), n_images, side_px, made.scale, made.n_colours)
     numbers = pd.DataFrame([row], columns=list(NUMBERS))
     metrics: Metrics = dict(zip(NUMBERS[1:], row[1:], strict=True))

@@ -9,6 +9,7 @@ from pipeline import papers
 from pipeline.core.records import ResultRow
 from pipeline.reporting.probe_tables import dcgan_table1, dcgan_table2
 from pipeline.reporting.rows import NOT_RUN, Extra, Place, Report, at_most, joined, quoted, read_results, result
+from pipeline.reporting.score_tables import improved_table3
 from pipeline.reporting.semisup_tables import improved_svhn, improved_table1, improved_table2
 
 TABLE3_RESULTS = {"Real Data": "real", "GAN": "gan_mnist", "DCGAN (ours)": "dcgan_mnist"}
@@ -133,6 +134,7 @@ TABLES: dict[str, tuple[str, Callable[[Path, Report], list[ResultRow]]]] = {
     "improved_table1": ("Improved GAN, Table 1: MNIST errors of 10,000 with few labels", improved_table1),
     "improved_table2": ("Improved GAN, Table 2: CIFAR-10 test error with few labels", improved_table2),
     "improved_svhn": ("Improved GAN, Figure 5: SVHN test error with few labels", improved_svhn),
+    "improved_table3": ("Improved GAN, Table 3: Inception scores of CIFAR-10 samples", improved_table3),
     "datasets": ("Datasets: what became of every input", datasets),
 }
 

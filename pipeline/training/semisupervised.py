@@ -166,7 +166,8 @@ class Run:
             return (
                 "architecture.reference_batch: one example has no batch statistics; write 0 (batch norm), or 2 or more"
             )
-        if isinstance(a, MinibatchArchitecture) and self.techniques.generator_loss in FEATURE_MATCHING:
+        minibatch_layer = isinstance(a, MinibatchArchitecture) and a.n_kernels
+        if minibatch_layer and self.techniques.generator_loss in FEATURE_MATCHING:
             return (
                 "techniques.generator_loss: feature matching compares features before the minibatch layer of "
                 f"{a.name}, which would not reach G; choose minimax or non_saturating"

@@ -14,7 +14,7 @@ from pipeline.core.errors import InputError
 from pipeline.datasets import assemble, sources, svhn
 from pipeline.evaluation import digits, features, kmeans, pixel_neighbours, probes, supervised_cnn
 from pipeline.models import build, dcgan
-from pipeline.training import adversarial
+from pipeline.training import adversarial, imagenet128
 
 FILES = ("params.yaml", "profiles/laptop/params.yaml", "profiles/paper/params.yaml")
 RUN = "train.runs.dcgan_mnist"
@@ -88,8 +88,9 @@ def test_every_section_loads(params_file):
 
 
 def addresses(values, place=""):
-    """Dotted addresses of all keys; where a dataset comes from and the files that make it up do not count."""
-    if not isinstance(values, dict) or re.fullmatch(r"fetch\.\w+\.(sha256|rendered|official|in_place)", place):
+    """Dotted addresses of all keys; where a dataset or weights come from and their files do not count."""
+    source = r"fetch\.\w+\.(sha256|rendered|official|in_place)|score\.inception"
+    if not isinstance(values, dict) or re.fullmatch(source, place):
         return {place}
     return {address for key, value in values.items() for address in addresses(value, f"{place}.{key}".lstrip("."))}
 
@@ -153,7 +154,49 @@ def test_the_colour_runs_of_the_paper_profile(
 def test_no_colour_run_of_the_paper_profile_is_left_unchecked(root):
     runs = params.read(root / "profiles/paper/params.yaml")["train"]["runs"]
     colour = {"dcgan_lsun", "dcgan_faces", "dcgan_imagenet", "dcgan_cifar10", "dcgan_svhn"}
-    assert {name for name, run in runs.items() if "variant" in run["architecture"]} == colour
+    assert {name for name, run in runs.items() if "variant" in run["architecture"]} == colour | {"imagenet128_dcgan"}
+
+
+def test_the_imagenet_128_networks_of_the_paper_profile(root):
+    """Improved GAN, figure 6, and the authors' code; it states nothing of the plain DCGAN, which is ours."""
+    file = root / "profiles/paper/params.yaml"
+    plain = load_run(file, "imagenet128_dcgan")
+    assert (plain.architecture.name, plain.architecture.variant) == ("dcgan_128", dcgan.PAPER)
+    assert (plain.learning_rate, plain.beta1, plain.initial_std) == (0.0002, 0.5, 0.02)
+    run = params.load(file, imagenet128.Run, own="imagenet128")
+    a = run.architecture
+    assert (a.z_dim, a.generator_width, a.discriminator_width, a.n_kernels, a.kernel_dim) == (8192, 64, 64, 300, 50)
+    assert (list(a.noise_maps), a.reference_batch, a.input_noise) == ([64, 64, 32, 16, 8, 8], 16, 0.1)
+    assert (run.labels, run.real_target, run.generator_target) == (True, 0.75, 0.375)
+    assert (run.batch_size, run.towers, run.learning_rate, run.beta1) == (16, 4, 4e-4, 0.5)
+
+
+def test_the_runs_of_table_3_of_the_paper_profile(root):
+    """Improved GAN, table 3: each row is "Our methods" but for what its name says; all else is ours or mb_cifar10's."""
+    file = root / "profiles/paper/params.yaml"
+    runs = params.read(file)["semisup"]["runs"]
+    changed = {
+        "is_bn": {"architecture.reference_batch": 0},
+        "is_nolabels_ha": {"n_labels": 0, "techniques.historical_averaging": 0.001},
+        "is_nosmooth": {"techniques.real_target": 1.0},
+        "is_nolabels": {"n_labels": 0},
+        "is_nominibatch": {"architecture.n_kernels": 0},
+    }
+    ours = flat(runs["is_ours"])
+    for name, changes in changed.items():
+        assert flat(runs[name]) == ours | changes
+    differs = {key: value for key, value in ours.items() if flat(runs["mb_cifar10"])[key] != value}
+    assert set(differs) == {
+        *("n_labels", "architecture.reference_batch", "techniques.real_target", "seeds", "at_once"),
+    }
+    assert (differs["n_labels"], differs["techniques.real_target"]) == (50_000, 0.9)
+
+
+def flat(values, place=""):
+    """Dotted address -> value."""
+    if not isinstance(values, dict):
+        return {place: values}
+    return {a: v for key, value in values.items() for a, v in flat(value, f"{place}.{key}".lstrip(".")).items()}
 
 
 def test_the_experiments_on_features_of_the_paper_profile(root):
@@ -308,9 +351,9 @@ COLOUR_KEYS = "expected filters, name, variant, z, z_dim"
         ("filters", 0, f"{COLOUR}.architecture.filters: value should be greater than or equal to 1, found 0"),
         (
             "name",
-            "dcgan_128",
+            "dcgan_256",
             f"{COLOUR}.architecture.name: expected 'dcgan_mnist', 'gan_mnist', 'dcgan_64', 'dcgan_32', 'dcgan_svhn', "
-            "found 'dcgan_128'",
+            "'dcgan_128', found 'dcgan_256'",
         ),
         ("name", GONE, f"{COLOUR}.architecture: missing key 'name', which says what kind of section this is"),
         (

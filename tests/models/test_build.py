@@ -33,6 +33,7 @@ ARCHITECTURES: list[Architecture] = [
     ColourArchitecture(name="dcgan_64", z="uniform", z_dim=5, filters=2, variant=dcgan.PAPER),
     ColourArchitecture(name="dcgan_32", z="uniform", z_dim=5, filters=2, variant=dcgan.PAPER),
     ColourArchitecture(name="dcgan_svhn", z="gaussian", z_dim=5, filters=2, variant=dcgan.PAPER),
+    ColourArchitecture(name="dcgan_128", z="uniform", z_dim=5, filters=2, variant=dcgan.PAPER),
     ColourArchitecture(name="dcgan_32", z="gaussian", z_dim=7, filters=3, variant=dcgan.Variant(**VARIANT)),
 ]
 LOWEST = {True: 0, False: -1}  # with labels: digits, in [0, 1]

@@ -75,6 +75,22 @@ ROWS = {
         ((256, 128, 5, 5), 256, "LeakyReLU", (256, 4, 4)),
         ((1, 4096), None, None, (1,)),
     ],
+    "generator_128": [
+        ((16384, 100), 16384, "ReLU", (1024, 4, 4)),
+        ((1024, 512, 5, 5), 512, "ReLU", (512, 8, 8)),
+        ((512, 256, 5, 5), 256, "ReLU", (256, 16, 16)),
+        ((256, 128, 5, 5), 128, "ReLU", (128, 32, 32)),
+        ((128, 64, 5, 5), 64, "ReLU", (64, 64, 64)),
+        ((64, 3, 5, 5), None, "Tanh", (3, 128, 128)),
+    ],
+    "discriminator_128": [
+        ((64, 3, 5, 5), None, "LeakyReLU", (64, 64, 64)),
+        ((128, 64, 5, 5), 128, "LeakyReLU", (128, 32, 32)),
+        ((256, 128, 5, 5), 256, "LeakyReLU", (256, 16, 16)),
+        ((512, 256, 5, 5), 512, "LeakyReLU", (512, 8, 8)),
+        ((1024, 512, 5, 5), 1024, "LeakyReLU", (1024, 4, 4)),
+        ((1, 16384), None, None, (1,)),
+    ],
 }
 COUNTS = {
     "generator_64": 18_885_760,
@@ -83,8 +99,12 @@ COUNTS = {
     "discriminator_32": 4_586_112,
     "generator_svhn": 1_446_976,
     "discriminator_svhn": 1_033_664,
+    # 16384 x (100 + 2) + 25 x (1024 x 512 + 512 x 256 + 256 x 128 + 128 x 64 + 64 x 3) + 2 x (512 + 256 + 128 + 64)
+    "generator_128": 19_085_888,
+    # 25 x (64 x 3 + 128 x 64 + 256 x 128 + 512 x 256 + 1024 x 512) + 2 x (128 + 256 + 512 + 1024) + 16384
+    "discriminator_128": 17_433_024,
 }
-Z_DIM = {"generator_64": 100, "generator_32": 256, "generator_svhn": 100}
+Z_DIM = {"generator_64": 100, "generator_32": 256, "generator_svhn": 100, "generator_128": 100}
 GENERATORS = list(Z_DIM)
 DISCRIMINATORS = [name for name in ROWS if name not in Z_DIM]
 ACTIVATIONS = ("ReLU", "LeakyReLU", "Maxout", "Tanh")
@@ -113,7 +133,7 @@ def varied(**changes: object) -> Variant:
 
 
 def side_of(name: str) -> int:
-    return 64 if name.endswith("64") else 32
+    return {"64": 64, "128": 128}.get(name.partition("_")[2], 32)
 
 
 def inputs(name: str, n: int, z_dim: int = 6) -> torch.Tensor:
@@ -193,7 +213,7 @@ def test_comments_beside_the_rows_tell_the_truth(name: str):
 @pytest.mark.parametrize("name", ROWS)
 def test_width_and_z_dim_are_passed_on(name: str):
     """At width 4 and z 6, every size of the table shrinks alike, but for pixels, kernels and the logit."""
-    shrink = 4 / (64 if name.endswith("svhn") else 128)
+    shrink = 4 / (64 if name.endswith(("svhn", "128")) else 128)
     for layer, (weights, *_) in zip(small(name), ROWS[name], strict=True):
         expected = [size if size <= 5 else round(size * shrink) for size in weights]
         if name in GENERATORS and len(weights) == 2:
@@ -247,7 +267,9 @@ def test_bf16_is_close_to_fp32(name: str):
 
 @pytest.mark.parametrize("variant", [PAPER, varied(resampling="pooling")], ids=["strides", "pooling"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["generator_64", "discriminator_64", "generator_32", "discriminator_32"])
+@pytest.mark.parametrize(
+    "name", ["generator_64", "discriminator_64", "generator_32", "discriminator_32", "generator_128"]
+)
 def test_maps_stay_in_channels_last_order(name: str, bf16: bool, variant: Variant):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         maps = [out for out in leaving(small(name, variant), inputs(name, 3)) if out.dim() == 4]
@@ -275,7 +297,7 @@ def test_every_layer_but_the_edges_normalises_by_the_batch(name: str):
         torch.testing.assert_close(std, part.gain.double().abs(), rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("pair", ["64", "32", "svhn"])
+@pytest.mark.parametrize("pair", ["64", "32", "svhn", "128"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -350,7 +372,7 @@ def test_pooling_in_place_of_strides(name: str):
     parts = list(network.modules())
     assert not any(isinstance(part, Deconvolution) for part in parts)
     assert {part.stride for part in parts if isinstance(part, Convolution)} == {1}
-    halvings = {"64": 4, "32": 3, "svhn": 3}[name.partition("_")[2]]
+    halvings = {"64": 4, "32": 3, "svhn": 3, "128": 5}[name.partition("_")[2]]
     resampling = [part for part in parts if isinstance(part, Upsample if name in GENERATORS else MaxPool)]
     assert len(resampling) == halvings
     for row in network:
@@ -363,7 +385,7 @@ def test_pooling_in_place_of_strides(name: str):
 def test_a_fully_connected_hidden_layer(name: str):
     network = small(name, varied(hidden=8))
     row = network[0] if name in GENERATORS else network[-1]
-    units = 4 * {"64": 8, "32": 4, "svhn": 4}[name.partition("_")[2]] * 16
+    units = 4 * {"64": 8, "32": 4, "svhn": 4, "128": 16}[name.partition("_")[2]] * 16
     shapes = [tuple(part.weight.shape) for part in row if isinstance(part, Linear)]
     assert shapes == ([(8, 6), (units, 8)] if name in GENERATORS else [(8, units), (1, 8)])
     kinds = [kind for kind in kinds_of(row) if kind not in ("Flatten", "Reshape", "Logits")]

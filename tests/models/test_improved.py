@@ -361,6 +361,19 @@ def test_only_minibatch_discrimination_lets_an_output_depend_on_its_batch(name: 
     assert (apart > 1e-3) if name.startswith("minibatch") else (apart < 1e-5)
 
 
+def test_without_kernels_there_is_no_minibatch_layer():
+    """Row "-MBF" of Table 3: the network of feature matching but for the noise at its entry."""
+    a = architecture("minibatch_conv", n_kernels=0)
+    _, discriminator = initialised(a, [0], n=20)
+    discriminator.eval()
+    x = images_of(a, [0], 6)
+    with torch.no_grad():
+        whole, part = discriminator(x), discriminator(x[:, ::2])
+    torch.testing.assert_close(whole.logits[:, ::2], part.logits)
+    full = build_discriminator(architecture("minibatch_conv", full=True, n_kernels=0), 1)
+    assert sum(weight.numel() for weight in full.parameters()) == 1_406_804
+
+
 @by_name
 def test_the_generator_normalises_by_its_batch_in_evaluation_too(name: str):
     """Lesson 8: with default buffers evaluation mode would remove the normalisation."""

@@ -14,7 +14,7 @@ from pipeline.internals.annotation_page import Written
 from pipeline.project import cli, status
 from pipeline.project.lock import Report
 
-COMMANDS = ["verify-lock", "prune-lock", "verify", "profiles", "status", "after-repro", "annotate"]
+COMMANDS = ["verify-lock", "prune-lock", "verify", "profiles", "status", "after-repro", "annotate", "turing", "boxes"]
 
 
 @pytest.fixture
@@ -102,6 +102,30 @@ def test_annotate_refuses_what_it_does_not_know(project):
     assert done.exit_code == 1
     assert done.output == "error: params.yaml: no such params file; run from the project's root\n"
     assert run("annotate", "hats", "embedded").exit_code == 2
+
+
+def test_turing_serve_passes_its_options_on(project, monkeypatch):
+    given = []
+    monkeypatch.setattr("pipeline.turing.server.serve", lambda *places, **options: given.append((places, options)))
+    assert run("turing", "serve", "paper").exit_code == 0
+    done = run("turing", "serve", "embedded", "--host", "0.0.0.0", "--port", "9", "--simulated")
+    assert done.exit_code == 0, done.output
+    assert given == [
+        (("paper", Path("profiles/paper/params.yaml")), {"host": "127.0.0.1", "port": 8765, "simulated": False}),
+        (("embedded", Path("params.yaml")), {"host": "0.0.0.0", "port": 9, "simulated": True}),
+    ]
+    assert run("turing", "serve", "embedded", "--port", "65536").exit_code == 2
+
+
+def test_boxes_draw_passes_its_options_on(project, monkeypatch):
+    given = []
+    monkeypatch.setattr("pipeline.turing.boxes.serve", lambda *places, **options: given.append((places, options)))
+    assert run("boxes", "draw", "laptop").exit_code == 0
+    assert run("boxes", "draw", "embedded", "--host", "::1", "--port", "0").exit_code == 0
+    assert given == [
+        (("laptop", Path("profiles/laptop/params.yaml")), {"host": "127.0.0.1", "port": 8766}),
+        (("embedded", Path("params.yaml")), {"host": "::1", "port": 0}),
+    ]
 
 
 def write_record(project, *rows, tail=""):

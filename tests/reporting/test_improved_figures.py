@@ -313,6 +313,13 @@ def test_a_run_of_ones_own_comes_after_the_tables_runs(tmp_path):
     assert labels[1] == "c0_mnist: 100 labels, 2 networks"
 
 
+def test_runs_of_table_3_are_left_out(tmp_path):
+    """Those without labels have no error at all; the others are judged by their samples."""
+    semisup.write_run(tmp_path, "cifar10", "cifar10-1000", n_labels=1000)
+    semisup.write_run(tmp_path, "cifar10", "is_ours", n_labels=1000)
+    assert list(semisup_errors(tmp_path).metrics["cifar10"]) == ["cifar10_1000"]
+
+
 def test_an_error_of_0_is_drawn_at_half_an_image(tmp_path):
     semisup.write_run(tmp_path, "mnist", "mnist-200", n_labels=200, wrong=(0, 0), alone=(0, 0))
     drawn = semisup_errors(tmp_path)

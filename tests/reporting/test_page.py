@@ -4,6 +4,7 @@ import json
 import re
 
 import made_results as made
+import made_scores as scores
 import made_semisupervised as semisup
 import numpy as np
 import pandas as pd
@@ -111,7 +112,8 @@ def test_page_of_a_profile_with_little_in_it(tmp_path):
     text = page.report_page(
         "paper", REPORT, tmp_path, [model(tmp_path, "gan_mnist"), tmp_path / "dcgan_lsun"], tmp_path / "metrics"
     )
-    assert text.count(readings.NOT_RUN) == 4 + len(page.SEMISUPERVISED) + len(readings.SECTIONS)
+    # four tables and the samples of DCGAN's runs; those of Improved GAN; Table 3 and the Turing test
+    assert text.count(readings.NOT_RUN) == 4 + len(page.SEMISUPERVISED) + 2 + len(readings.SECTIONS)
     assert text.count("Not run in this profile: dcgan_lsun.") == 2
     assert "| gan_mnist | 0, 1 |" in text
 
@@ -131,7 +133,8 @@ def shown(reports, section, profile="embedded", notes=NOTES):
 def test_every_figure_without_a_place_of_its_own_has_a_section():
     placed = {figure for section in readings.SECTIONS.values() for figure in section.pictures}
     ours = {name for name in FIGURES if name.startswith("dcgan_fig") and name != "dcgan_fig9"}
-    ours |= {"sample_distances", "toy_games", "semisup_errors", "improved_fig3", "improved_fig4", "improved_fig5"}
+    ours |= {name for name in FIGURES if name.startswith("improved_")}
+    ours |= {"sample_distances", "toy_games", "semisup_errors"}
     assert placed == ours
 
 
@@ -148,8 +151,8 @@ def test_page_has_the_sections_in_the_papers_order(reports):
     text = page.report_page("embedded", REPORT, reports, [], reports / "metrics")
     numbers = [int(found) for found in re.findall(r"## DCGAN, Figures? (\d+)", text)]
     assert numbers == [2, 4, 5, 6, 7, 8, 9, 10]
-    # all but one figure, the tables of Improved GAN, and no run was trained
-    assert text.count(readings.NOT_RUN) == len(readings.SECTIONS) - 1 + len(page.SEMISUPERVISED) + 1
+    # all but one figure, the tables of Improved GAN and of the Turing test, and no run was trained
+    assert text.count(readings.NOT_RUN) == len(readings.SECTIONS) - 1 + len(page.SEMISUPERVISED) + 2 + 1
     assert "](figures/dcgan_fig6.png)" in text
 
 
@@ -359,7 +362,11 @@ def test_page_has_the_semisupervised_tables_after_the_toy_games(reports):
         "Improved GAN: semi-supervised classification", *page.SEMISUPERVISED.values(),
         readings.SECTIONS["semisup_errors"].heading, readings.SECTIONS["improved_samples"].heading,
     ]  # fmt: skip
-    assert headings[first + 7] == "Training runs"
+    assert headings[first + 7 : first + 13] == [
+        "Improved GAN, Table 3: scores of CIFAR-10 samples", readings.SECTIONS["improved_table3"].heading,
+        readings.SECTIONS["imagenet128"].heading, "Improved GAN: the visual Turing test",
+        readings.SECTIONS["turing"].heading, "Training runs",
+    ]  # fmt: skip
     assert "no error here reproduces one of the paper" in text
     assert "[Markdown](tables/improved_table1.md)" in text
     of_10000 = "(errors of 10,000 images): the ensemble is"
@@ -528,3 +535,136 @@ def test_toy_games_are_told_by_start(tmp_path):
     text = shown(tmp_path, "toy_games")
     assert "value xy, from (1, 1), 1.41 from the equilibrium: plain descent ends 3.84 away (up to 3.9 in the" in text
     assert "averaging 0.0023" in text
+
+
+# ---- Table 3 of Improved GAN, ImageNet 128 x 128, the visual Turing test ---------------------------------------------
+
+
+def score_table(reports, write=scores.write_table3, report=REPORT, **options):
+    write(reports / "scores", **options)
+    path = reports / "tables/improved_table3.csv"
+    rows = tables.TABLES["improved_table3"][1](reports / "scores", report)
+    write_table(rows, "T", csv=path, md=reports / "t.md", metrics=reports / "m.json")
+
+
+def part_of(text, heading):
+    """From a heading to the next of its depth."""
+    return text.split(f"## {heading}\n", maxsplit=1)[1].split("\n## ", maxsplit=1)[0]
+
+
+TABLE3 = "Improved GAN, Table 3: scores of CIFAR-10 samples"
+
+
+def test_table_3_has_a_line_a_row_and_says_what_is_no_inception_score(reports):
+    score_table(reports)
+    text = part_of(page.report_page("embedded", REPORT, reports, [], reports / "metrics"), TABLE3)
+    assert (
+        "| row | paper, inception_score | inception_score | classifier_score | classifier_score_split_spread |" in text
+    )
+    assert "| Real data | 11.24 ± 0.12 |  | 6.00 ± 0.25 | 0.25 | 12.50 |" in text
+    assert "| -L | 4.36 ± 0.04 |  | 3.00 ± 0.10 | 0.25 ± 0.00 | 13.75 ± 1.25 | 4.40 ± 0.40 |" in text
+    assert "It is not an Inception score, and no number of the paper is comparable with it." in text
+    assert "The classifier is right on 80.50 % of its test images." in text
+    assert f"- all rows: `inception_score` {scores.NO_NETWORK}; 10 splits\n- Real data: 50,000 training" in text
+    assert text.count("not the Inception network") == 0, "told once above, not in every note"
+    assert "- -LS: 50,000 samples of each seed; 3 seeds, 1,200 epochs, 600,000 steps of D of 100 images; target" in text
+    assert "of the paper's 5 orderings of neighbouring rows: 5 as in the paper, 0 the other way round" in text
+    assert "[CSV](tables/improved_table3.csv)" in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_table_3_of_which_little_was_run(reports):
+    score_table(reports, scores.write_scores, name="is_ours", means=(3.0,))
+    text = part_of(page.report_page("embedded", REPORT, reports, [], reports / "metrics"), TABLE3)
+    assert "| -L | 4.36 ± 0.04 |  |  |" in text
+    assert "- -L: not run in this profile yet" in text
+    assert "orderings" not in text
+    missing = reports / "missing"
+    (missing / "tables").mkdir(parents=True)
+    score_table(missing, lambda folder: None)
+    text = part_of(page.report_page("embedded", REPORT, missing, [], missing / "metrics"), TABLE3)
+    assert "`classifier_score`" not in text.replace("`classifier_score_split_spread`", "")
+    assert "- all rows: not run in this profile yet" in text
+
+
+@pytest.mark.parametrize("comparable", ["yes", "reduced", "no"])
+def test_every_profile_says_how_its_scores_are_to_be_read(reports, comparable):
+    report = Report(comparable=comparable, notes={}, datasets=DATASETS)
+    score_table(reports, report=report)
+    text = page.report_page("paper", report, reports, [], reports / "metrics")
+    assert f"## {TABLE3}\n\n" + "\n".join(page.SCORES_READING[comparable]) in text
+    assert len(set(map(str, page.SCORES_READING.values()))) == 3
+
+
+def test_samples_of_table_3_are_told_beside_real_images(tmp_path):
+    rng = np.random.default_rng(0)
+    real = rng.integers(0, 256, (1, 30, 8, 8, 3), dtype=np.uint8)
+
+    def samples(folder):
+        scores.write_score_samples(folder, "real", real)
+        scores.write_score_samples(folder, "is_ours", real // 2)
+        scores.write_score_samples(folder, "is_nolabels", np.repeat(real[:, :3], 10, axis=1))
+
+    drawn(tmp_path, "improved_table3_scores", scores.write_table3)
+    drawn(tmp_path, "improved_table3_samples", samples)
+    text = shown(tmp_path, "improved_table3")
+    assert re.findall(r"figures/(\w+)\.png", text) == ["improved_table3_scores", "improved_table3_samples"]
+    assert re.search(r"- Our methods, 30 images: one is [\d,]+ grey levels from the nearest other, 0\.50 of that", text)
+    assert "of that of real images: **the samples have collapsed**; two are" in text
+    assert text.count("**") == 2
+    assert re.search(r"- Real data, 30 images: one is [\d,]+ grey levels from the nearest other; two are", text)
+    assert "- `improved_table3_samples.png`: images at their own size" in text
+
+
+def test_scores_are_shown_without_samples_too(tmp_path):
+    drawn(tmp_path, "improved_table3_scores", scores.write_table3)
+    text = shown(tmp_path, "improved_table3")
+    assert "](figures/improved_table3_scores.png)" in text
+    assert "improved_table3_samples.png" not in text
+
+
+def test_imagenet_names_both_runs_their_notes_and_what_is_missing(tmp_path):
+    drawn(tmp_path, "improved_fig6", made.write_samples, "imagenet128_dcgan")
+    text = shown(tmp_path, "imagenet128", notes={"imagenet128_dcgan": "few filters"})
+    assert "Run imagenet128_dcgan: few filters." in text
+    assert "Run imagenet128_improved" not in text
+    assert "- imagenet128_dcgan, after epoch 5, 60 samples: one is " in text
+    assert "- run imagenet128_improved is left out, not run in this profile yet" in text
+    assert "](figures/improved_fig6.png)" in text
+    assert "far too small" in text
+    assert "far too small" not in shown(tmp_path, "imagenet128", profile="paper")
+
+
+def test_the_screen_is_an_example_that_nobody_answered(tmp_path):
+    images = np.arange(40, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(64, axis=1).reshape(40, 8, 8, 1)
+    drawn(tmp_path, "improved_fig2", scores.write_deck, "mnist", images, np.arange(40) % 2 == 0)
+    text = shown(tmp_path, "turing")
+    assert "no human gave them, and they enter no number" in text
+    assert re.search(
+        r"- deck mnist, run mb_mnist: [45] of the 9 images are generated, 2 of the drawn answers are", text
+    )
+    assert "0 answers are a person's" in text
+
+
+TURING = "Improved GAN: the visual Turing test"
+
+
+def turing_table(reports, measured):
+    row = {"row": "MNIST", "column": "percent_correct", "unit": "percent", "paper": 52.4, "paper_spread": None}
+    row |= {"measured": measured, "spread": None, "spread_over": "", "n_seeds": None, "note": "nobody has voted"}
+    pd.DataFrame([row]).to_csv(reports / "tables/turing.csv", index=False)
+
+
+def test_the_turing_test_is_shown_with_its_learning_curve_where_there_are_votes(reports):
+    turing_table(reports, 61.5)
+    text = part_of(page.report_page("embedded", REPORT, reports, [], reports / "metrics"), TURING)
+    assert "| MNIST | percent_correct | 52.40 | 61.50 |" in text
+    assert "](figures/turing_learning.png)" in text
+    assert "Votes of simulated annotators are not counted." in text
+    assert page.NOBODY not in text
+    turing_table(reports, None)
+    text = part_of(page.report_page("embedded", REPORT, reports, [], reports / "metrics"), TURING)
+    assert "| MNIST | percent_correct | 52.40 |  |" in text
+    assert "turing_learning.png" not in text
+    assert page.NOBODY in text
