@@ -52,6 +52,7 @@ bench: $(VENV)/.installed  ## speed, as ratios against the usual tools, measured
 	$(RUN) -m benchmarks.bench_grouping
 	$(RUN) -m benchmarks.bench_features
 	$(RUN) -m benchmarks.bench_svm
+	$(RUN) -m benchmarks.bench_scores
 
 clean:  ## remove what the tools cached; never data, the environment or the DVC cache
 	rm -rf .pytest_cache .ruff_cache .hypothesis dvc_plots .work/verify build dist
