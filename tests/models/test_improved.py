@@ -243,7 +243,7 @@ def test_kernels_strides_and_paddings(name: str):
 )
 def test_comments_beside_the_rows_tell_the_truth(function: str, shapes: list[tuple[int, ...]]):
     source = inspect.getsource(getattr(improved, function))
-    comments = re.findall(r"^ {8,12}[\w.]+(?:\(.*\))?,  # (.+)$", source, re.MULTILINE)
+    comments = re.findall(r"^ {8,12}\*?[\w.]+(?:\(.*\))?,  # (.+)$", source, re.MULTILINE)
     assert [tuple(map(int, comment.split(" x "))) for comment in comments] == shapes
 
 

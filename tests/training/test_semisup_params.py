@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = ("params.yaml", "profiles/laptop/params.yaml", "profiles/paper/params.yaml")
 TABLES = {"mnist": (20, 50, 100, 200), "cifar10": (1000, 2000, 4000, 8000), "svhn": (500, 1000, 2000)}
 MINIBATCH = ("mb_mnist", "mb_cifar10", "mb_svhn")
+SCORED = ("is_ours", "is_bn", "is_nolabels_ha", "is_nosmooth", "is_nolabels", "is_nominibatch")  # of Table 3
 TEN = list(range(10))
 
 
@@ -24,11 +25,17 @@ def load(file: Path, name: str) -> Run:
 @pytest.mark.parametrize("file", FILES)
 def test_every_column_of_the_tables_has_a_run(file):
     names = [f"{dataset}-{n}" for dataset, counts in TABLES.items() for n in counts]
-    assert sorted(params.read(ROOT / file)["semisup"]["runs"]) == sorted([*names, *MINIBATCH])
+    assert sorted(params.read(ROOT / file)["semisup"]["runs"]) == sorted([*names, *MINIBATCH, *SCORED])
     for name in (*names, *MINIBATCH):
         run = load(ROOT / file, name)
         assert run.dataset == name.removeprefix("mb_").split("-")[0]
         assert isinstance(run.architecture, MinibatchArchitecture if name in MINIBATCH else SemisupArchitecture)
+    for name in SCORED:
+        run = load(ROOT / file, name)
+        assert run.dataset == "cifar10"
+        assert isinstance(run.architecture, MinibatchArchitecture)
+        assert len(run.seeds) == 3
+        assert len(run.splits) == 1, "scores tell the networks of a run by their seed alone"
 
 
 @pytest.mark.parametrize("file", FILES[1:])
