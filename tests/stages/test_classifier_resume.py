@@ -1,21 +1,17 @@
 """kill -9 in the middle of training the classifier, then the same command again: the same bytes."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_resume import said_by_killed, said_by_whole
 from ruamel.yaml import YAML
 
 from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import no_rejects, write_set
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # The stage, saving at every chance; it says each step. It slows down once it has said so many that it is about to be
 # killed: the kill then comes in the middle, even on a busy machine.
@@ -61,33 +57,14 @@ def command(here: Path, out: str, slow_after: int) -> list[str]:
     return [sys.executable, "-c", STAGE, str(slow_after), str(here / "params.yaml"), "made", *map(str, paths)]
 
 
-def environment(here: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GAN_"))}
-    return kept | {"GAN_SCRATCH": str(here / "scratch"), "PYTHONPATH": str(ROOT)}
-
-
 def run_whole(here: Path, out: str) -> list[int]:
     """Run to the end; the steps it said."""
-    done = subprocess.run(
-        command(here, out, NEVER), cwd=ROOT, env=environment(here), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert not [*(here / "scratch").iterdir()], "the scratch folder goes away on success"
-    return [int(line) for line in done.stdout.splitlines()]
+    return [int(line) for line in said_by_whole(command(here, out, NEVER), here)]
 
 
 def run_killed(here: Path, out: str, lines: int) -> list[int]:
     """kill -9 once so many steps were said."""
-    with subprocess.Popen(
-        command(here, out, lines - 1), cwd=ROOT, env=environment(here), stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
-        said = [child.stdout.readline() for _ in range(lines)]
-        child.send_signal(signal.SIGKILL)
-        said += child.stdout.readlines()
-    assert child.returncode == -signal.SIGKILL
-    assert not (here / out).exists()
-    return [int(line) for line in said]
+    return [int(line) for line in said_by_killed(command(here, out, lines - 1), here, out, lines)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

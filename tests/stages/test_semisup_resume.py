@@ -1,14 +1,13 @@
 """kill -9 in the middle of batched semi-supervised training, then the same command again: the same bytes."""
 
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_resume import said_by_killed, said_by_whole
 from ruamel.yaml import YAML
 
 from pipeline.core.seeding import numpy_stream
@@ -71,33 +70,14 @@ def command(here: Path, out: str, slow_after: int) -> list[str]:
     return [sys.executable, "-c", STAGE, str(slow_after), first, "mnist-20", *paths]
 
 
-def environment(here: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GAN_"))}
-    return kept | {"GAN_SCRATCH": str(here / "scratch"), "PYTHONPATH": str(ROOT)}
-
-
 def run_whole(here: Path, out: str) -> list[Step]:
     """Run to the end; the steps it said."""
-    done = subprocess.run(
-        command(here, out, NEVER), cwd=ROOT, env=environment(here), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert not [*(here / "scratch").iterdir()], "the scratch folder goes away on success"
-    return steps_of(done.stdout.splitlines())
+    return steps_of(said_by_whole(command(here, out, NEVER), here))
 
 
 def run_killed(here: Path, out: str, lines: int) -> list[Step]:
     """kill -9 once so many lines were said."""
-    with subprocess.Popen(
-        command(here, out, lines), cwd=ROOT, env=environment(here), stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
-        said = [child.stdout.readline() for _ in range(lines)]
-        child.send_signal(signal.SIGKILL)
-        said += child.stdout.readlines()
-    assert child.returncode == -signal.SIGKILL
-    assert not (here / out).exists()
-    return steps_of(said)
+    return steps_of(said_by_killed(command(here, out, lines), here, out, lines))
 
 
 def steps_of(lines: list[str]) -> list[Step]:
