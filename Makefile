@@ -1,7 +1,11 @@
 # One command for each thing that people do here. Everything is installed into .venv, once: a stamp file in it is newer
-# than pyproject.toml and constraints.txt. Variables: PYTHON (3.11 or newer), PIP_ARGS (more arguments for pip install).
+# than pyproject.toml and constraints.txt. Variables: PYTHON (3.11 or newer), PIP_ARGS (more arguments for pip install),
+# BASE (what `pr` compares with), TARGETS and JOBS (of `run`).
 PYTHON ?= python3
 PIP_ARGS ?=
+BASE ?= origin/main
+TARGETS ?=
+JOBS ?= 2
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -10,16 +14,26 @@ DEPENDENCIES := pyproject.toml constraints.txt
 # Stages call `python`, and DVC runs them in $SHELL, which need not be a POSIX shell.
 ENVIRONMENT := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SHELL=/bin/sh
 
-.PHONY: help repro verify verify-lock prune-lock profiles status test bench clean tools
+.PHONY: help repro run report report-all verify verify-lock prune-lock profiles status ablations readme pr test bench clean tools
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
-	@echo 'Variables: PYTHON=python3.12 picks the interpreter, PIP_ARGS="..." goes to pip install.'
+	@echo 'Variables: PYTHON=python3.12 picks the interpreter, PIP_ARGS="..." goes to pip install,'
+	@echo 'BASE=origin/main is what pr compares with, TARGETS="..." and JOBS=2 are of run.'
 
 repro: $(VENV)/.installed  ## regenerate every embedded table and figure (what is up to date is not run again)
 	@$(ENVIRONMENT) $(RUN) -m dvc --wait-for-lock repro dvc.yaml
 	@$(RUN) -m pipeline.project.cli after-repro || true
+
+run: $(VENV)/.installed  ## as repro, several stages at a time: make run JOBS=4 TARGETS="train figure"
+	@$(ENVIRONMENT) $(RUN) -m pipeline.project.cli run $(TARGETS) --jobs $(JOBS)
+
+report: repro  ## regenerate what is stale, and open the embedded report in the browser
+	@$(RUN) -m pipeline.project.cli report open
+
+report-all: $(VENV)/.installed  ## the three profiles side by side, from the committed tables
+	@$(RUN) -m pipeline.project.cli report --all
 
 verify: $(VENV)/.installed  ## rerun the embedded graph from nothing in a temporary clone, and compare
 	@$(RUN) -m pipeline.project.cli verify
@@ -33,8 +47,17 @@ prune-lock: $(VENV)/.installed  ## drop the entries of removed stages from the d
 profiles: $(VENV)/.installed  ## regenerate profiles/*/dvc.yaml from the root's
 	@$(RUN) -m pipeline.project.cli profiles
 
-status: $(VENV)/.installed  ## how long each stage took when it last ran
+status: $(VENV)/.installed  ## what is up to date, reproduced and missing, and how long the stages took
 	@$(RUN) -m pipeline.project.cli status
+
+ablations: $(VENV)/.installed  ## test the papers' claims on the embedded data: runs the ablations that are missing
+	@$(ENVIRONMENT) $(RUN) -m pipeline.project.cli ablations
+
+readme: $(VENV)/.installed  ## rewrite the README's section on what is reproduced, from the committed tables
+	@$(RUN) -m pipeline.project.cli readme
+
+pr: $(VENV)/.installed  ## what this branch changes in the results, as a comment: make pr BASE=origin/main
+	@$(ENVIRONMENT) $(RUN) -m pipeline.project.cli pr "$(BASE)"
 
 test: $(VENV)/.installed-test  ## format, lint, types and tests
 	$(RUN) -m ruff format --check .

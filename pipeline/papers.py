@@ -180,16 +180,37 @@ IMPROVED_TABLE3 = tuple(
 )
 
 
-def _dataset(row: str, column: str, value: float, unit: str, source: str) -> Published:
+def _told(row: str, column: str, value: float, unit: str, source: str) -> Published:
+    """A number that stands in the running text."""
     return Published(row=row, column=column, value=value, spread=None, unit=unit, kind="ours", source=source)
 
 
 LSUN, LSUN_DEDUP, FACES = "LSUN bedrooms", "LSUN bedrooms, deduplicated", "Faces"
 # In the running text of DCGAN, section 4, as "a little over 3 million", "approximately 275,000", "less than 1 in 100".
 DATASETS = (
-    _dataset(LSUN, "out_train", 3_000_000, "images", "DCGAN, section 4.1"),
-    _dataset(LSUN_DEDUP, "duplicates", 275_000, "images", "DCGAN, section 4.1.1"),
-    _dataset(LSUN_DEDUP, "false_positives", 1.0, "percent", "DCGAN, section 4.1.1: below 1 in 100, judged by eye"),
-    _dataset(FACES, "photos", 3_000_000, "photos", "DCGAN, section 4.2"),
-    _dataset(FACES, "out", 350_000, "images", "DCGAN, section 4.2"),
+    _told(LSUN, "out_train", 3_000_000, "images", "DCGAN, section 4.1"),
+    _told(LSUN_DEDUP, "duplicates", 275_000, "images", "DCGAN, section 4.1.1"),
+    _told(LSUN_DEDUP, "false_positives", 1.0, "percent", "DCGAN, section 4.1.1: below 1 in 100, judged by eye"),
+    _told(FACES, "photos", 3_000_000, "photos", "DCGAN, section 4.2"),
+    _told(FACES, "out", 350_000, "images", "DCGAN, section 4.2"),
 )
+
+# Further numbers of the running text: sizes of an experiment, which no table prints.
+FIRST_SAMPLES = _told("Bedrooms, Figure 2", "epoch", 1, "count", "DCGAN, section 4.1 and Figure 2")
+LAST_SAMPLES = _told("Bedrooms, Figure 3", "epoch", 5, "count", "DCGAN, section 4.1 and Figure 3")
+PEOPLE = _told(FACES, "people", 10_000, "count", "DCGAN, section 4.2")
+N_FEATURES = _told(DCGAN_SVM, "features", 28_672, "count", "DCGAN, section 5.1")
+SVHN_VALIDATION = _told("SVHN", "out_validation", 10_000, "images", "DCGAN, section 5.2")
+TRIALS = _told(SUPERVISED, "trials", 64, "count", "DCGAN, section 5.2")
+WALK_POINTS = _told("Walk through z", "points", 9, "count", "DCGAN, section 6.1")
+GUIDED_FEATURES = _told("Guided backpropagation", "features_shown", 6, "count", "DCGAN, section 6.2")
+WINDOW_SAMPLES = _told("Windows", "samples", 150, "images", "DCGAN, section 6.3.1")
+WINDOW_BOXES = _told("Windows", "boxes", 52, "count", "DCGAN, section 6.3.1: drawn by hand")
+WINDOW_MAPS = _told("Windows", "maps_dropped", 200, "count", "DCGAN, section 6.3.1: 200 in total")
+NOISE = _told("Arithmetic on z", "noise", 0.25, "z", "DCGAN, section 6.3.2: uniform, of this half width")
+MNIST_VALIDATION = _told("MNIST", "out_validation", 10_000, "images", "DCGAN, appendix")
+SCORE_IMAGES = _told("CIFAR-10, Inception score", "images", 50_000, "images", "Improved GAN, section 4")
+MNIST_SUBSETS = _told("MNIST, few labels", "labelled_subsets", 10, "count", "Improved GAN, section 6.1")
+CIFAR10_SUBSETS = _told("CIFAR-10, few labels", "labelled_subsets", 10, "count", "Improved GAN, section 6.2")
+MNIST_VOTES = _told("MNIST, minibatch discrimination", "votes", 2_000, "count", "Improved GAN, section 6.1")
+IMAGENET_CLASSES = _told("ImageNet 128 x 128", "labels", 1_000, "classes", "Improved GAN, section 6")

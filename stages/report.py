@@ -1,20 +1,45 @@
-"""Stage `report`: report.md and datasets.md of a profile, and what its numbers rest on."""
+"""Stage `report`: report.md, datasets.md and the page of a profile, and what its numbers rest on."""
 
 from pathlib import Path
 
 from pipeline.core import files, params, records, stage
-from pipeline.reporting import page, tables
+from pipeline.reporting import page, provenance, tables
+from pipeline.reporting.web import html_page, pictures
 
 IMAGENET128 = "imagenet128_improved"  # of a stage of its own
 
 
-def main(params_file: Path, profile: str, reports: Path, records_of_runs: Path, metrics: Path) -> None:
-    """Write the pages and metrics/provenance.json into REPORTS, from tables, RECORDS_OF_RUNS and figures' METRICS."""
+def main(
+    params_file: Path,
+    profile: str,
+    reports: Path,
+    records_of_runs: Path,
+    metrics: Path,
+    figures: Path,
+    sheets: Path,
+    html: Path,
+) -> None:
+    """Write the Markdown pages and metrics/provenance.json into REPORTS, and the page HTML, which needs nothing else.
+
+    All of them from tables, RECORDS_OF_RUNS and figures' METRICS; HTML also from the pictures in FIGURES and SHEETS.
+    """
     report = params.load(params_file, tables.Report, own="report")
     runs = [records_of_runs / name for name in [*params.read(params_file)["train"]["runs"], IMAGENET128]]
-    files.write_text(reports / "report.md", page.report_page(profile, report, reports, runs, metrics))
-    files.write_text(reports / "datasets.md", page.datasets_page(profile, report, reports))
+    report_parts = page.report_parts(profile, report, reports, runs, metrics)
+    datasets_parts = page.datasets_parts(profile, report, reports)
+    files.write_text(reports / "report.md", page.markdown(report_parts))
+    files.write_text(reports / "datasets.md", page.markdown(datasets_parts))
     records.write_metrics(reports / "metrics/provenance.json", page.provenance(runs))
+    text = html_page.html_page(
+        profile,
+        report,
+        report_parts=report_parts,
+        datasets_parts=datasets_parts,
+        tables=reports / "tables",
+        shown=pictures.read(pictures.in_folders(figures, sheets)),
+        runs=provenance.read_runs(records_of_runs),
+    )
+    files.write_text(html, text)
 
 
 if __name__ == "__main__":

@@ -22,27 +22,39 @@ class MnistArchitecture:
     """``train.runs.NAME.architecture`` of conditional networks for digits; their pixels are in [0, 1].
 
     ``filters`` is the number of maps of the generator's last hidden layer; a fully connected network has none (0).
+    ``..._affine`` is the same network whose batch norm has a gain and a shift, for an ablation.
     """
 
-    name: Literal["dcgan_mnist", "gan_mnist"]
+    name: Literal["dcgan_mnist", "gan_mnist", "dcgan_mnist_affine", "gan_mnist_affine"]
     z_dim: Annotated[int, Ge(1)]
     filters: Annotated[int, Ge(0)]
     hidden: Annotated[int, Ge(1)]
 
     def __post_init__(self) -> None:
-        if self.name == "dcgan_mnist" and self.filters < 1:
-            message = f"filters must be at least 1 for dcgan_mnist, found {self.filters}"
+        if self.convolutional and self.filters < 1:
+            message = f"filters must be at least 1 for {self.name}, found {self.filters}"
             raise ValueError(message)
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether it is DCGAN's, and not the fully connected one."""
+        return self.name.startswith("dcgan")
+
+    @property
+    def affine(self) -> bool:
+        """Whether batch norm has a gain and a shift."""
+        return self.name.endswith("affine")
 
 
 @section
 class ColourArchitecture:
     """``train.runs.NAME.architecture`` of networks without labels for RGB images; their pixels are in [-1, 1].
 
-    ``filters`` is the number of maps of the discriminator's first layer.
+    ``filters`` is the number of maps of the discriminator's first layer. ``dcgan_svhn_linear`` is ``dcgan_svhn`` with a
+    generator without tanh, for an ablation.
     """
 
-    name: Literal["dcgan_64", "dcgan_32", "dcgan_svhn", "dcgan_128"]
+    name: Literal["dcgan_64", "dcgan_32", "dcgan_svhn", "dcgan_svhn_linear", "dcgan_128"]
     z: Literal["uniform", "gaussian"]
     z_dim: Annotated[int, Ge(1)]
     filters: Annotated[int, Ge(1)]
@@ -55,12 +67,14 @@ GENERATORS = {
     "dcgan_64": dcgan.generator_64,
     "dcgan_32": dcgan.generator_32,
     "dcgan_svhn": dcgan.generator_svhn,
+    "dcgan_svhn_linear": dcgan.generator_svhn_linear,
     "dcgan_128": dcgan.generator_128,
 }
 DISCRIMINATORS = {
     "dcgan_64": dcgan.discriminator_64,
     "dcgan_32": dcgan.discriminator_32,
     "dcgan_svhn": dcgan.discriminator_svhn,
+    "dcgan_svhn_linear": dcgan.discriminator_svhn,
     "dcgan_128": dcgan.discriminator_128,
 }
 
@@ -69,18 +83,18 @@ def build_generator(a: Architecture) -> nn.Module:
     """The generator, its parameters not yet drawn."""
     if isinstance(a, ColourArchitecture):
         return GENERATORS[a.name](a.z_dim, a.filters, a.variant)
-    if a.name == "dcgan_mnist":
-        return mnist.dcgan_generator(z_dim=a.z_dim, n=a.filters, hidden=a.hidden)
-    return mnist.gan_generator(z_dim=a.z_dim, hidden=a.hidden)
+    if a.convolutional:
+        return mnist.dcgan_generator(z_dim=a.z_dim, n=a.filters, hidden=a.hidden, affine=a.affine)
+    return mnist.gan_generator(z_dim=a.z_dim, hidden=a.hidden, affine=a.affine)
 
 
 def build_discriminator(a: Architecture) -> nn.Module:
     """The discriminator, its parameters not yet drawn."""
     if isinstance(a, ColourArchitecture):
         return colour_discriminator(a)
-    if a.name == "dcgan_mnist":
-        return mnist.dcgan_discriminator(n=a.filters, hidden=a.hidden)
-    return mnist.gan_discriminator(hidden=a.hidden)
+    if a.convolutional:
+        return mnist.dcgan_discriminator(n=a.filters, hidden=a.hidden, affine=a.affine)
+    return mnist.gan_discriminator(hidden=a.hidden, affine=a.affine)
 
 
 def colour_discriminator(a: ColourArchitecture) -> nn.Sequential:

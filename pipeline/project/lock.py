@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import write_text
+from pipeline.project.read_once import params_read_once
 from pipeline.project.twins import TWINS
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ def verify_lock(root: Path = Path()) -> Report:
     """Check the three dvc.lock files; only the embedded one has to be up to date."""
     lines: list[str] = []
     passed = True
-    for profile, dvc_yaml in PROFILES.items():
-        if not (root / dvc_yaml).is_file():
-            continue
-        problems = stale_stages(root, dvc_yaml)
-        lines += _say(profile, problems, len(stage_names(root, dvc_yaml)))
-        if profile == "embedded" and problems:
-            passed = False
+    with open_repo(root) as repo:  # once for all profiles: DVC reads every dvc.yaml and dvc.lock each time
+        for profile, dvc_yaml in PROFILES.items():
+            if not (root / dvc_yaml).is_file():
+                continue
+            problems = _problems(repo, root, dvc_yaml)
+            lines += _say(profile, problems, len(stages_of(repo, root, dvc_yaml)))
+            if profile == "embedded" and problems:
+                passed = False
     if not passed:
         lines.append(
             "error: dvc.lock is not up to date with the embedded graph; run `make repro` and commit what changes"
@@ -84,22 +86,14 @@ def stale_stages(root: Path, dvc_yaml: Path) -> list[Problem]:
     InputError
         If DVC cannot read the project.
     """
-    with _open_repo(root) as repo:
-        outs: Outs = {out.fs_path: out for stage in repo.index.stages for out in stage.outs}
-        entries = _lock_entries(root, dvc_yaml)
-        problems: list[Problem] = []
-        for name, stage in _stages(repo, root, dvc_yaml).items():
-            if name in entries:
-                problems += _stage_problems(name, stage, entries[name], outs)
-            else:
-                problems.append(Problem(name, "never run", "no entry in dvc.lock"))
-        return problems
+    with open_repo(root) as repo:
+        return _problems(repo, root, dvc_yaml)
 
 
 def stage_names(root: Path, dvc_yaml: Path) -> list[str]:
     """Names of all stages of one dvc.yaml, those of ``foreach`` resolved."""
-    with _open_repo(root) as repo:
-        return list(_stages(repo, root, dvc_yaml))
+    with open_repo(root) as repo:
+        return list(stages_of(repo, root, dvc_yaml))
 
 
 def prune_lock(root: Path = Path()) -> list[str]:
@@ -116,10 +110,10 @@ def prune_lock(root: Path = Path()) -> list[str]:
         If DVC cannot read the project, or a DVC command is running.
     """
     dropped: list[str] = []
-    with _open_repo(root) as repo, repo.lock:
+    with open_repo(root) as repo, repo.lock:
         for dvc_yaml in PROFILES.values():
             if (root / dvc_yaml).is_file():
-                dropped += _prune_one(repo, root, dvc_yaml.with_suffix(".lock"), set(_stages(repo, root, dvc_yaml)))
+                dropped += _prune_one(repo, root, dvc_yaml.with_suffix(".lock"), set(stages_of(repo, root, dvc_yaml)))
     return dropped
 
 
@@ -129,8 +123,8 @@ def order_lock(root: Path, dvc_yaml: Path = PROFILES["embedded"]) -> None:
     DVC runs independent stages in an order that Python's hash seed decides, and a fresh dvc.lock keeps it: two runs
     from nothing then give the same entries, but not the same bytes (seen with DVC 3.67).
     """
-    with _open_repo(root) as repo, repo.lock:
-        _order_one(repo, root / dvc_yaml.with_suffix(".lock"), list(_stages(repo, root, dvc_yaml)))
+    with open_repo(root) as repo, repo.lock:
+        _order_one(repo, root / dvc_yaml.with_suffix(".lock"), list(stages_of(repo, root, dvc_yaml)))
 
 
 def _order_one(repo: "Repo", path: Path, names: list[str]) -> None:
@@ -172,13 +166,26 @@ def _write(repo: "Repo", path: Path, lock: Any) -> None:
         context.track_file(os.path.relpath(path))
 
 
+def _problems(repo: "Repo", root: Path, dvc_yaml: Path) -> list[Problem]:
+    outs: Outs = {out.fs_path: out for stage in repo.index.stages for out in stage.outs}
+    entries = _lock_entries(root, dvc_yaml)
+    problems: list[Problem] = []
+    for name, stage in stages_of(repo, root, dvc_yaml).items():
+        if name in entries:
+            problems += stage_problems(name, stage, entries[name], outs)
+        else:
+            problems.append(Problem(name, "never run", "no entry in dvc.lock"))
+    return problems
+
+
 @contextmanager
-def _open_repo(root: Path) -> "Iterator[Repo]":
+def open_repo(root: Path) -> "Iterator[Repo]":
+    """DVC's view of the project, for looking; its errors become ours, with their causes."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
-        with Repo(str(root.resolve())) as repo:
+        with Repo(str(root.resolve())) as repo, params_read_once():
             yield repo
     except DvcException as error:
         raise InputError(_whole_message(error)) from error
@@ -196,7 +203,7 @@ def _whole_message(error: BaseException) -> str:
     return "DVC: " + ": ".join(parts)
 
 
-def _stages(repo: "Repo", root: Path, dvc_yaml: Path) -> "dict[str, PipelineStage]":
+def stages_of(repo: "Repo", root: Path, dvc_yaml: Path) -> "dict[str, PipelineStage]":
     """Stages of one dvc.yaml by name, in its order."""
     from dvc.stage import PipelineStage
 
@@ -217,7 +224,8 @@ def _lock_entries(root: Path, dvc_yaml: Path) -> dict[str, Any]:
     return (YAML(typ="safe").load(io.StringIO(path.read_text(encoding="utf-8"))) or {}).get("stages", {})
 
 
-def _stage_problems(name: str, stage: "PipelineStage", entry: dict[str, Any], outs: Outs) -> list[Problem]:
+def stage_problems(name: str, stage: "PipelineStage", entry: dict[str, Any], outs: Outs) -> list[Problem]:
+    """What makes a stage stale: its lock entry against its command, params and deps, and the outs of other stages."""
     from dvc.dependency.param import ParamsDependency
 
     stale: list[str] = ["its cmd changed"] if stage.changed_stage() else []

@@ -11,8 +11,12 @@ NONE = "-"
 
 
 def split(models: list[Path]) -> tuple[list[Path], list[str]]:
-    """The models that this profile has, and the names of those that it has not trained."""
-    return [model for model in models if model.exists()], [model.name for model in models if not model.exists()]
+    """The models that this profile has, and the names of those that it has not trained.
+
+    The folder of one that has not been trained may be there: ``dvc checkout`` makes it, and leaves it empty.
+    """
+    trained = [model for model in models if model.is_dir() and any(model.iterdir())]
+    return trained, [model.name for model in models if model not in trained]
 
 
 def runs_table(models: list[Path]) -> list[str]:

@@ -1,5 +1,10 @@
-"""report.md: every table and figure of a profile on one page, with what the numbers rest on."""
+"""report.md: every table and figure of a profile on one page, with what the numbers rest on.
 
+A page is a list of parts, lines of Markdown and tables: report.md joins them, and html_page.py lays the same parts out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,15 @@ READING = {
     "reduced": "Real data at a reduced schedule: the numbers show the trend, not the paper's result.",
     "no": "Small nets on embedded data: the numbers show that the pipeline works. They reproduce nothing.",
 }
+
+TEXT_NUMBERS = "text_numbers"
+CLAIMS = "claims"
+CLAIMS_READING = (
+    "Each sentence of the papers that can be tested, the ablation that tests it, and what came of it. Embedded data "
+    "and small nets: a verdict is one on this pipeline, not on the paper. Effect: of the ablation on the metric, mean "
+    "± standard deviation over seeds, draws or splits. The rule of each verdict was written down before the runs."
+)
+NO_CLAIMS = "No claim has been tested in this profile. Ablations (`make ablations`) run on the embedded data."
 
 SEMISUPERVISED = {  # table -> heading
     "improved_table1": "Table 1: MNIST, test errors of 10,000 images",
@@ -93,8 +107,39 @@ HEALTH_READING = [
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The place of a table on a page.
+
+    Attributes
+    ----------
+    lines : what stands there in Markdown: its main columns, or where it is found
+    folded : other parts of the page tell the same in fewer numbers, so that a page with all rows may hide them at first
+    """
+
+    name: str
+    lines: tuple[str, ...] = ()
+    folded: bool = False
+
+
+Part = str | Table
+
+
 def report_page(profile: str, report: Report, reports: Path, models: list[Path], metrics: Path) -> str:
-    """Markdown of the whole report; links are relative to the folder ``reports``.
+    """Markdown of the whole report; links are relative to the folder ``reports``. Parameters: :func:`report_parts`."""
+    return markdown(report_parts(profile, report, reports, models, metrics))
+
+
+def markdown(parts: Iterable[Part]) -> str:
+    """The parts of a page as one text."""
+    return "\n".join(line for part in parts for line in (part.lines if isinstance(part, Table) else [part]))
+
+
+COUNTS = ("count", "images", "photos", "classes", "votes")  # units of whole numbers
+
+
+def report_parts(profile: str, report: Report, reports: Path, models: list[Path], metrics: Path) -> list[Part]:
+    """Everything that the report says, in order.
 
     Parameters
     ----------
@@ -102,7 +147,7 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path],
     models : model folders, or the records of their runs
     metrics : folder of the figures' metrics
     """
-    lines = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
+    lines: list[Part] = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
     lines += [f"- {name}: {what}" for name, what in sorted(report.datasets.items())]
     lines += ["", "What became of every image, with contact sheets: [datasets.md](datasets.md).", ""]
     lines += ["## DCGAN, Table 1: CIFAR-10 accuracy of a linear classifier on features, %", ""]
@@ -138,14 +183,59 @@ def report_page(profile: str, report: Report, reports: Path, models: list[Path],
     lines += readings.section(profile, metrics, "imagenet128", report.notes)
     lines += _turing(reports)
     lines += readings.section(profile, metrics, "turing", report.notes)
+    lines += _text_numbers(reports)
+    lines += _claims(reports)
     lines += ["## Training runs", "", *health.runs_table(models), "", "Curves: `dvc plots show`.", ""]
     lines += ["## Health of the training runs", "", *health.health_table(models), "", *HEALTH_READING, ""]
-    return "\n".join(lines)
+    return lines
 
 
-def _semisupervised(report: Report, reports: Path) -> list[str]:
+def _text_numbers(reports: Path) -> list[Part]:
+    """The numbers in the papers' running text; nothing before their table was made."""
+    if not (reports / f"tables/{TEXT_NUMBERS}.csv").is_file():
+        return []
+    return ["## Numbers in the running text of the papers", "", *_table(reports, TEXT_NUMBERS)]
+
+
+def _claims(reports: Path) -> list[Part]:
+    """The papers' claims with their verdicts; nothing before their table was made."""
+    csv = reports / f"tables/{CLAIMS}.csv"
+    if not csv.is_file():
+        return []
+    claims = pd.read_csv(csv)
+    lines: list[Part] = ["## Claims of the papers, tested by ablations", ""]
+    if claims.empty:
+        return [*lines, NO_CLAIMS, ""]
+    counts = claims["verdict"].value_counts()
+    told = ", ".join(f"{verdict} {n}" for verdict, n in sorted(counts.items(), key=lambda item: str(item[0])))
+    lines += [CLAIMS_READING, "", f"Of {len(claims)} claims: {told}.", ""]
+    links = f"All columns: [CSV](tables/{CLAIMS}.csv)."
+    return [*lines, Table(name=CLAIMS, lines=(*_claims_table(claims), "", links)), ""]
+
+
+def _claims_table(claims: pd.DataFrame) -> list[str]:
+    lines = ["| claim | sentence | metric | effect | seeds | verdict |", "| --- | --- | --- | ---: | ---: | --- |"]
+    for claim in claims.to_dict("records"):
+        effect = "" if pd.isna(claim["effect"]) else f"{claim['effect']:+.3g}"
+        effect += "" if not effect or pd.isna(claim["effect_spread"]) else f" ± {claim['effect_spread']:.2g}"
+        seeds = "" if pd.isna(claim["n_seeds"]) else f"{claim['n_seeds']:.0f}"
+        texts = [_cell(claim[name]) for name in ("claim", "sentence", "metric")]
+        lines.append(f"| {' | '.join(texts)} | {effect} | {seeds} | {_cell(claim['verdict'])} |")
+    return lines
+
+
+def _cell(text: Any) -> str:
+    return "" if pd.isna(text) else str(text).replace("|", "/")
+
+
+def _semisupervised(report: Report, reports: Path) -> list[Part]:
     """Improved GAN's three tables, and ensembles beside single networks."""
-    lines = ["## Improved GAN: semi-supervised classification", "", *SEMISUPERVISED_READING[report.comparable], ""]
+    lines: list[Part] = [
+        "## Improved GAN: semi-supervised classification",
+        "",
+        *SEMISUPERVISED_READING[report.comparable],
+        "",
+    ]
     for name, heading in SEMISUPERVISED.items():
         lines += [f"### {heading}", "", *_table(reports, name)]
         csv = reports / f"tables/{name}.csv"
@@ -154,9 +244,9 @@ def _semisupervised(report: Report, reports: Path) -> list[str]:
     return lines
 
 
-def _scores(report: Report, reports: Path) -> list[str]:
+def _scores(report: Report, reports: Path) -> list[Part]:
     """Improved GAN, Table 3, a line a row; its notes; and which of the paper's orderings hold."""
-    lines = ["## Improved GAN, Table 3: scores of CIFAR-10 samples", ""]
+    lines: list[Part] = ["## Improved GAN, Table 3: scores of CIFAR-10 samples", ""]
     csv = reports / "tables/improved_table3.csv"
     if not csv.is_file():
         return [*lines, readings.NOT_RUN, ""]
@@ -166,7 +256,8 @@ def _scores(report: Report, reports: Path) -> list[str]:
     lines += ["`classifier_score_split_spread` is that over the splits, as the paper's own ±.", ""]
     if f"{score_tables.CLASSIFIER}_{score_tables.SCORE}" in set(table["column"]):
         lines += [f"{CLASSIFIER_SCORE} {_accuracy(table)}".strip(), ""]
-    lines += [*_score_notes(table), "", *_links("improved_table3"), ""]
+    whole = Table(name="improved_table3", lines=(_links("improved_table3"),), folded=True)
+    lines += [*_score_notes(table), "", whole, ""]
     told = score_tables.orderings(table.to_dict("records"))
     return lines + ([*told, ""] if told else [])
 
@@ -211,9 +302,9 @@ def _score_notes(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _turing(reports: Path) -> list[str]:
+def _turing(reports: Path) -> list[Part]:
     """The votes beside the paper's numbers, and the learning curve where there are votes."""
-    lines = ["## Improved GAN: the visual Turing test", ""]
+    lines: list[Part] = ["## Improved GAN: the visual Turing test", ""]
     csv = reports / "tables/turing.csv"
     if not csv.is_file():
         return [*lines, readings.NOT_RUN, ""]
@@ -225,7 +316,8 @@ def _turing(reports: Path) -> list[str]:
 
 def _samples(models: list[Path], metrics: Path) -> list[str]:
     """The pictures of the colour runs that this profile has trained; released networks came without samples."""
-    runs = {model.name: read_run(model) for model in models if model.exists()}
+    trained, _ = health.split(models)
+    runs = {model.name: read_run(model) for model in trained}
     shown = {name: what for name, what in SAMPLES.items() if name in runs and "released" not in runs[name]}
     released = [name for name in SAMPLES if name in runs and name not in shown]
     lines = [f"{', '.join(released)}: {NOT_KEPT[0].lower()}{NOT_KEPT[1:]}", ""] if released else []
@@ -243,13 +335,18 @@ def _samples(models: list[Path], metrics: Path) -> list[str]:
 
 
 def datasets_page(profile: str, report: Report, reports: Path) -> str:
-    """Markdown of the dataset page: a row a dataset, accuracy against truth, and the contact sheets.
+    """Markdown of the dataset page; parameters as :func:`report_parts`."""
+    return markdown(datasets_parts(profile, report, reports))
+
+
+def datasets_parts(profile: str, report: Report, reports: Path) -> list[Part]:
+    """Everything that the dataset page says: a row a dataset, accuracy against truth, and the contact sheets.
 
     The sheets of real photographs are not in Git (project/twins.py): they are named, not shown.
     """
     table = pd.read_csv(reports / "tables/datasets.csv")
     measured = table[table["measured"].notna()]
-    lines = [f"# Datasets of profile `{profile}`", "", DATASETS_READING[report.comparable], ""]
+    lines: list[Part] = [f"# Datasets of profile `{profile}`", "", DATASETS_READING[report.comparable], ""]
     lines += ["`in` = `out` + `rejected` + `duplicates`. All counts and notes: [CSV](tables/datasets.csv).", ""]
     lines += ["| dataset | in | out | rejected | duplicates | reasons |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     for title, rows in measured[measured["unit"].isin(["images", "photos"])].groupby("row", sort=False):
@@ -269,17 +366,18 @@ def datasets_page(profile: str, report: Report, reports: Path) -> str:
     for name in names:
         note = f" ({report.notes[name]})" if report.notes.get(name) else ""
         lines.append(f"- {DATASETS[name]}: {report.datasets[name]}{note}")
+    lines.append(Table(name="datasets", folded=True))
     lines += ["", "## Near-duplicates found by the autoencoder's code", "", *_dedup_lines(measured), ""]
     lines += ["![Recall and precision over the Hamming radius, by alteration](figures/duplicates.png)", ""]
     lines += ["## Faces found by the detector", ""]
     lines += ["![Recall by group, precision and recall of the settings](figures/faces.png)", ""]
     lines += ["## Contact sheets", "", "Images drawn by seed.", ""]
     shown = {**{name: DATASETS[name] for name in names}, **SHEETS}
-    if profile != "embedded":
-        return "\n".join([*lines, f"In `data/{profile}/sheets/`, in the DVC cache: photographs do not enter Git.", ""])
+    if profile != readings.SHEETS_IN_GIT:
+        return [*lines, f"In `data/{profile}/sheets/`, in the DVC cache: photographs do not enter Git.", ""]
     for name, title in shown.items():
         lines += [f"### {title}", "", f"![{title}](sheets/{name}.png)", ""]
-    return "\n".join(lines)
+    return lines
 
 
 def _dedup_lines(measured: pd.DataFrame) -> list[str]:
@@ -309,35 +407,38 @@ def _dedup_lines(measured: pd.DataFrame) -> list[str]:
 def provenance(models: list[Path]) -> dict[str, Any]:
     """What decided the bytes of the results: device, threads, precision and instruction set of the training runs.
 
-    Runs that this profile has not trained say nothing of it.
+    Where some runs were trained on a processor and others on a GPU (``compute.device: auto``), both are told. Runs that
+    this profile has not trained say nothing of it.
 
     Raises
     ------
     InputError
-        If the models were trained on machines of different kinds.
+        If models were trained on devices of one name but of different kinds.
     """
     keys = ("device", "threads", "precision", "instruction_set")
     trained, _ = health.split(models)
-    kinds = {tuple(read_run(model)[key] for key in keys) for model in trained}
-    if not kinds:
-        return {}
-    if len(kinds) != 1:
-        found = "; ".join(", ".join(map(str, kind)) for kind in sorted(kinds, key=str))
+    kinds = sorted({tuple(read_run(model)[key] for key in keys) for model in trained}, key=str)
+    if len({device for device, *_ in kinds}) < len(kinds):
+        found = "; ".join(", ".join(map(str, kind)) for kind in kinds)
         message = f"{trained[0].parent}: the models were trained on machines of different kinds ({found}); retrain them"
         raise InputError(message)
-    return dict(zip(keys, kinds.pop(), strict=True))
+    if not kinds:
+        return {}
+    told = [list(dict.fromkeys(values)) for values in zip(*kinds, strict=True)]
+    joined = [values[0] if len(values) == 1 else ", ".join(map(str, values)) for values in told]
+    return dict(zip(keys, joined, strict=True))
 
 
-def _table(reports: Path, name: str) -> list[str]:
+def _table(reports: Path, name: str) -> list[Part]:
     """A table of the page, short, with links to the whole one."""
     csv = reports / f"tables/{name}.csv"
     if not csv.is_file():
         return [readings.NOT_RUN, ""]
-    return [*_short_table(csv), "", *_links(name), ""]
+    return [Table(name=name, lines=(*_short_table(csv), "", _links(name))), ""]
 
 
-def _links(name: str) -> list[str]:
-    return [f"All columns: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md)."]
+def _links(name: str) -> str:
+    return f"All columns: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md)."
 
 
 def _short_table(path: Path) -> list[str]:
@@ -361,6 +462,6 @@ def _over(row: dict[Any, Any]) -> str:
 def _number(value: float, spread: float, unit: str) -> str:
     if pd.isna(value):
         return ""
-    if unit == "count":
+    if unit in COUNTS:
         return f"{value:,.0f}"
     return f"{value:.2f}" + (f" ± {spread:.2f}" if pd.notna(spread) else "")

@@ -9,8 +9,10 @@ from pipeline import papers
 from pipeline.core.records import ResultRow
 from pipeline.reporting.probe_tables import dcgan_table1, dcgan_table2
 from pipeline.reporting.rows import NOT_RUN, Extra, Place, Report, at_most, joined, quoted, read_results, result
+from pipeline.reporting.running_text import NO_TRUTH
 from pipeline.reporting.score_tables import improved_table3
 from pipeline.reporting.semisup_tables import improved_svhn, improved_table1, improved_table2
+from pipeline.reporting.text_numbers import text_numbers
 
 TABLE3_RESULTS = {"Real Data": "real", "GAN": "gan_mnist", "DCGAN (ours)": "dcgan_mnist"}
 DATASETS = {
@@ -48,7 +50,6 @@ UNITS = {
     "constant_units": "units",
     "groups": "groups",
 }
-NO_TRUTH = "no truth comes with these images: a person judges the sheet of collisions"
 NOMINAL = {papers.AT_50K: 50_000, papers.AT_10M: 10_000_000}
 
 
@@ -135,6 +136,7 @@ TABLES: dict[str, tuple[str, Callable[[Path, Report], list[ResultRow]]]] = {
     "improved_table2": ("Improved GAN, Table 2: CIFAR-10 test error with few labels", improved_table2),
     "improved_svhn": ("Improved GAN, Figure 5: SVHN test error with few labels", improved_svhn),
     "improved_table3": ("Improved GAN, Table 3: Inception scores of CIFAR-10 samples", improved_table3),
+    "text_numbers": ("Numbers of the papers' running text", text_numbers),
     "datasets": ("Datasets: what became of every input", datasets),
 }
 

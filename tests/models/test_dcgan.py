@@ -575,6 +575,20 @@ def test_maxout_and_global_average():
 # ---- initial parameters ---------------------------------------------------------------------------------------------
 
 
+def test_the_output_without_tanh_is_what_tanh_is_taken_of():
+    bounded, linear = dcgan.generator_svhn(z_dim=5, n=2), dcgan.generator_svhn_linear(z_dim=5, n=2)
+    for network in (bounded, linear):
+        initialise(network, 1.0, torch_stream(1, "initial"))  # wide: beyond what tanh lets through
+    z = torch.randn(3, 5, generator=torch_stream(2, "z"))
+    with torch.no_grad():
+        pixels = linear(z)
+        assert pixels.dtype == torch.float32
+        assert pixels.abs().max() > 1.5
+        torch.testing.assert_close(torch.tanh(pixels), bounded(z))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert linear(z).dtype == torch.float32
+
+
 def test_initial_weights_gains_and_shifts():
     network = dcgan.generator_svhn(n=16)
     initialise(network, 0.02, torch_stream(1, "initial"))

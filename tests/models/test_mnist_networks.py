@@ -115,6 +115,28 @@ def test_weights_are_all_there_is_to_a_network(name: str):
 
 
 @pytest.mark.parametrize("name", ROWS)
+def test_affine_networks_are_the_same_rows_with_a_gain_and_a_shift(name: str):
+    """At gain 1 and shift 0 they give what the networks without give; otherwise they do not."""
+    sizes = {"hidden": 16} | ({"n": 4} if "dcgan" in name else {}) | ({"z_dim": 6} if name in GENERATORS else {})
+    network, plain = getattr(mnist, name)(**sizes, affine=True), small(name)
+    names = [key.rpartition(".")[2] for key in network.state_dict()]
+    assert names.count("gain") == names.count("shift") == sum(row[2] for row in ROWS[name])
+    assert names.count("weight") == len(ROWS[name])
+    weights = iter(plain.parameters())
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            kind = key.rpartition(".")[2]
+            parameter.copy_(next(weights) if kind == "weight" else torch.tensor(1.0 if kind == "gain" else 0.0))
+        x, y = small_inputs(name)
+        expected = plain(x, y)
+        assert torch.equal(network(x, y), expected)
+        for key, parameter in network.named_parameters():
+            if key.endswith("shift"):
+                parameter.add_(0.5)
+        assert (network(x, y) - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_comments_beside_the_rows_tell_the_truth(name: str):
     function: Callable[..., nn.Module] = getattr(mnist, name)
     comments = re.findall(r"^\s+(?:nn\.Sequential|Logits)\(.*\),  # (.+)$", inspect.getsource(function), re.MULTILINE)

@@ -1,20 +1,25 @@
-"""The command `gan-tables` and the record of times that `status` reads."""
+"""The command `gan-tables`: what it passes on, how it says errors, what the shell completes; and the Makefile."""
 
-import json
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.core.errors import InputError
 from pipeline.internals.annotation_page import Written
-from pipeline.project import cli, status
-from pipeline.project.lock import Report
+from pipeline.project import cli, completion, data_check
+from pipeline.project.lock import PROFILES, Report
 
-COMMANDS = ["verify-lock", "prune-lock", "verify", "profiles", "status", "after-repro", "annotate", "turing", "boxes"]
+COMMANDS = [
+    "status", "run", "data", "report", "compare", "pr", "ablations", "readme", "verify-lock", "prune-lock", "verify",
+    "profiles", "after-repro", "annotate", "turing", "boxes",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -71,12 +76,6 @@ def test_after_repro_never_fails(project):
     assert done.exit_code == 0
 
 
-def test_status_before_any_run(project):
-    done = run("status")
-    assert done.exit_code == 0
-    assert "no stage has run here yet" in done.output
-
-
 @pytest.mark.parametrize(
     ("profile", "params_file"), [("embedded", "params.yaml"), ("paper", "profiles/paper/params.yaml")]
 )
@@ -128,50 +127,176 @@ def test_boxes_draw_passes_its_options_on(project, monkeypatch):
     ]
 
 
-def write_record(project, *rows, tail=""):
-    path = project / status.RUN_RECORD
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
-    return path
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Put functions in the place of a module's; the calls are listed."""
+    calls = []
+
+    def put(module, **results):
+        def function(name, result):
+            def called(*places, **options):
+                calls.append((name, places, options))
+                if isinstance(result, BaseException):
+                    raise result
+                return result
+
+            return called
+
+        fake = SimpleNamespace(**{name: function(name, result) for name, result in results.items()})
+        package, _, name = module.rpartition(".")
+        monkeypatch.setitem(sys.modules, module, fake)
+        monkeypatch.setattr(importlib.import_module(package), name, fake, raising=False)
+        return calls
+
+    return put
 
 
-def row(stage, started, seconds, how="done"):
-    return {"stage": stage, "started": started, "seconds": seconds, "status": how}
+@pytest.mark.parametrize(
+    ("arguments", "module", "call", "result"),
+    [
+        (["status"], "pipeline.project.status", ("print_status", (), {"times": False}), None),
+        (["status", "--times"], "pipeline.project.status", ("print_status", (), {"times": True}), None),
+        (["report", "open"], "pipeline.project.report_pages", ("open_report", ("embedded",), {}), None),
+        (["report", "open", "paper"], "pipeline.project.report_pages", ("open_report", ("paper",), {}), None),
+        (["report", "--all"], "pipeline.project.report_pages", ("write_all", (), {}), Path("all.html")),
+        (["compare", "v1"], "pipeline.project.pull_request", ("compare", ("v1", "HEAD"), {}), None),
+        (["compare", "v1", "v2"], "pipeline.project.pull_request", ("compare", ("v1", "v2"), {}), None),
+        (["pr", "v1"], "pipeline.project.pull_request", ("write_comment", ("v1", None), {}), Path("c.md")),
+        (["readme"], "pipeline.project.readme", ("rewrite", (), {}), None),
+        (["ablations"], "pipeline.claims.runner", ("run", ([], 1, False), {}), None),
+        (
+            ["ablations", "--only", "a", "--only", "b", "-j", "3", "--list"],
+            "pipeline.claims.runner",
+            ("run", (["a", "b"], 3, True), {}),
+            None,
+        ),
+        (["run"], "pipeline.project.fan_out", ("run", ([], None, [], "embedded"), {}), True),
+        (
+            ["run", "train", "figure@x", "-j", "2", "--gpus", "0,1", "--profile", "paper"],
+            "pipeline.project.fan_out",
+            ("run", (["train", "figure@x"], 2, ["0", "1"], "paper"), {}),
+            True,
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_commands_pass_on_what_they_are_given(project, stand_in, arguments, module, call, result):
+    calls = stand_in(module, **{call[0]: result})
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert calls == [call]
+    assert done.output == (f"{result}\n" if isinstance(result, Path) else "")
 
 
-def test_status_says_the_latest_run_of_each_stage_and_the_sum(project):
-    write_record(project, row("train@a", 100, 9999), row("fetch", 50, 0.5), row("train@a", 300, 3725, "failed"))
-    lines = [line.split("\t") for line in run("status").output.splitlines()]
-    assert [(cells[0], cells[2], cells[3]) for cells in lines] == [
-        ("fetch", "0.5 s", "done"),
-        ("train@a", "1 h 02 min 05 s", "failed"),
-        ("sum", "1 h 02 min 06 s", ""),
-    ]
+def test_a_file_is_named_from_where_one_is(project, stand_in):
+    calls = stand_in("pipeline.project.pull_request", write_comment=Path("c.md"))
+    assert run("pr", "v1", "--output", "c.md").exit_code == 0
+    assert calls == [("write_comment", ("v1", project / "inner/c.md"), {})]  # though it runs in the root
 
 
-def test_status_tells_the_rate_of_what_was_counted(project):
-    write_record(project, row("fetch", 50, 0.5), row("assemble@lsun", 60, 4) | {"images": 6900})
-    cells = [line.split("\t")[-1] for line in run("status").output.splitlines()]
-    assert cells == ["", "6,900 images, 1,725 a second", ""]
+def test_run_fails_where_a_stage_did(project, stand_in):
+    stand_in("pipeline.project.fan_out", run=False)
+    assert run("run").exit_code == 1
+    assert run("run", "-j", "0").exit_code == 2
 
 
-@pytest.mark.parametrize("tail", ['{"stage": "x", "star', "[1]\n", "\x00\x00\n", '{"stage": "x"}\n', "\n"])
-def test_a_broken_line_is_left_out(project, tail):
-    path = write_record(project, row("fetch", 50, 0.5), tail=tail)
-    assert [found["stage"] for found in status.latest_runs(path)] == ["fetch"]
+@pytest.mark.parametrize(("state", "code"), [("verified", 0), ("missing", 1), ("wrong", 1)])
+def test_data_check_sets_the_status(project, monkeypatch, state, code):
+    found = [data_check.Entry(data_set="svhn", where="place/x", state=state, says="why")]
+    monkeypatch.setattr(data_check, "check", lambda profile: found)
+    monkeypatch.setenv("GAN_DATA", "/data")
+    done = run("data", "check", "laptop")
+    assert done.exit_code == code
+    assert done.output.splitlines()[0] == "laptop: real data below GAN_DATA=/data"
+    assert "place/x: why" in done.output
 
 
-def test_a_table_on_a_terminal(project, monkeypatch, capsys):
-    path = write_record(project, row("fetch", 50, 75))
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    status.print_status(path)
-    said = capsys.readouterr().out
-    assert said.count("1 min 15 s") == 2  # the stage, and the sum
-    assert "started" in said
+@pytest.mark.parametrize("command", [["data", "check"], ["report", "open"], ["turing", "serve"]])
+def test_unknown_profiles_are_refused(project, command):
+    done = run(*command, "big")
+    assert done.exit_code == 1
+    assert done.output == f"error: {' '.join(command)}: found the profile 'big'; expected embedded, laptop, paper\n"
+
+
+def test_any_error_is_a_sentence(project, stand_in):
+    stand_in("pipeline.project.readme", rewrite=ZeroDivisionError("division by zero"))
+    done = run("readme")
+    assert done.exit_code == 1
+    first, second = done.output.splitlines()
+    assert first == "error: ZeroDivisionError: division by zero"
+    assert "--traceback" in second
+
+
+@pytest.mark.parametrize("error", [InputError("x is missing"), KeyError("x")])
+def test_a_flag_shows_where_an_error_arose(project, stand_in, error):
+    stand_in("pipeline.project.readme", rewrite=error)
+    done = run("--traceback", "readme")
+    assert done.exit_code == 1
+    assert "Traceback (most recent call last)" in done.output
+    assert done.output.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in run("readme").output  # and the next command is plain again
+
+
+def test_an_interrupt_is_no_error_of_ours(project, stand_in):
+    stand_in("pipeline.project.report_pages", write_all=KeyboardInterrupt())
+    done = run("report", "--all")
+    assert done.exit_code == 130
+    assert done.output == "interrupted\n"
+
+
+def test_report_alone_says_what_it_can(project):
+    done = run("report")
+    assert done.exit_code == 0
+    assert "--all" in done.output
+
+
+def test_version():
+    done = run("--version")
+    assert done.exit_code == 0
+    assert done.output.startswith("gan-tables ")
+
+
+# ---- completion ----
+
+
+def test_completion_names_profiles_and_stages(project):
+    (project / "dvc.yaml").write_text("stages:\n  train:\n    foreach: [a]\nplots:\n  curve:\n    x: step\n")
+    (project / "dvc.lock").write_text("schema: '2.0'\nstages:\n  train@a:\n    cmd: x\n    deps:\n    - path: y\n")
+    (project / "profiles/paper").mkdir(parents=True)
+    (project / "profiles/paper/dvc.lock").write_text("schema: '2.0'\nstages:\n  table:\n    cmd: x\n")
+    assert completion.stages("t") == ["table", "train", "train@a"]
+    assert completion.stages("train@") == ["train@a"]
+    assert completion.stages("c") == []  # a plot is no stage
+    assert completion.profiles("p") == ["paper"]
+    assert tuple(PROFILES) == completion.PROFILE_NAMES
+
+
+def test_completion_names_claims(project):
+    assert completion.claims("") == []
+    (project / "reports/embedded/tables").mkdir(parents=True)
+    (project / "reports/embedded/tables/claims.csv").write_text("claim,paper\nbeta1,dcgan\nbeta1,dcgan\ntanh,dcgan\n")
+    assert completion.claims("b") == ["beta1"]
+
+
+def test_completion_outside_a_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert completion.stages("t") == []
+    assert completion.claims("t") == []
+
+
+def test_the_shell_is_offered_names(root):
+    env = os.environ | {
+        "_GAN_TABLES_COMPLETE": "complete_bash", "COMP_WORDS": "gan-tables run table@dcgan", "COMP_CWORD": "2",
+        "PYTHONPATH": str(root),
+    }  # fmt: skip
+    code = "from pipeline.project.cli import app; app(prog_name='gan-tables')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert {"table@dcgan_table1", "table@dcgan_table2", "table@dcgan_table3"} <= set(done.stdout.split()), done.stderr
 
 
 def test_the_module_runs_without_heavy_imports(root):
-    code = "import sys; import pipeline.project.cli; sys.exit('torch' in sys.modules or 'dvc' in sys.modules)"
+    heavy = {"torch", "dvc", "numpy", "pandas", "pydantic", "ruamel.yaml", "rich"}
+    code = f"import sys; import pipeline.project.cli; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.project.cli", "--help"], cwd=root, capture_output=True, text=True, check=True

@@ -516,6 +516,12 @@ def test_provenance_is_what_decides_the_bytes(tmp_path):
     assert page.provenance(models) == MACHINE
 
 
+def test_a_processor_and_a_gpu_are_both_told(tmp_path):
+    models = [model(tmp_path, "a"), model(tmp_path, "b", device="cuda", instruction_set="cuda-9.0")]
+    both = {"device": "cpu, cuda", "instruction_set": f"{MACHINE['instruction_set']}, cuda-9.0"}
+    assert page.provenance(models) == MACHINE | both
+
+
 def test_nothing_trained_has_no_provenance(tmp_path):
     assert page.provenance([tmp_path / "not_trained"]) == {}
 

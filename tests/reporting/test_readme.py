@@ -1,88 +1,241 @@
-"""The README's table of results is what the committed CSVs say."""
+"""README's results are those of the committed reports: the block that is written, and the numbers in the text."""
 
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
 
-ROWS = {"Real Data": "Real Data", "GAN": "GAN", "DCGAN": "DCGAN (ours)"}
-COLUMNS = {"50 K": "test_error_50k_samples", "10 M": "test_error_10m_samples"}
+from pipeline.core.errors import InputError
+from pipeline.project import readme
+
+PROFILES = {"paper": "paper profile", "laptop": "laptop", "embedded": "embedded"}
 
 
-def printed_rows(root) -> list[list[str]]:
-    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [row for row in cells if row[0] in ROWS and len(row) == 6]
+@pytest.fixture(scope="module")
+def printed(root):
+    """README's block of results."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    return text.partition(readme.BEGIN)[2].partition(readme.END)[0]
 
 
-def as_printed(row: pd.Series) -> str:
-    if pd.isna(row["measured"]):
+def test_the_block_is_what_would_be_written(root, printed):
+    assert printed, f"README.md has the lines {readme.BEGIN} and {readme.END}"
+    assert printed == "\n" + readme.block(root), "README.md is behind the tables: run `make readme`"
+
+
+# ---- the block against the tables, without the code that writes it ---------------------------------------------------
+
+
+def table_under(text, heading):
+    """Titles and lines of the table under a heading that begins so."""
+    part = text.split(f"### {heading}", maxsplit=1)[1].split("\n### ")[0]
+    titles, _, *lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")
+    ]
+    return titles, lines
+
+
+def committed(root, profile, table):
+    path = root / f"reports/{profile}/tables/{table}.csv"
+    return pd.read_csv(path).set_index(["row", "column"]) if path.is_file() else pd.DataFrame()
+
+
+def measured(table, row, column, digits=2):
+    if (row, column) not in table.index or pd.isna(table.loc[(row, column), "measured"]):
         return "not run yet"
-    return f"{row['measured']:.2f}" + (f" ± {row['spread']:.2f}" if pd.notna(row["spread"]) else "")
+    cell = table.loc[(row, column)]
+    return f"{cell['measured']:.{digits}f}" + (f" ± {cell['spread']:.{digits}f}" if pd.notna(cell["spread"]) else "")
 
 
-def test_every_result_is_printed(root):
-    assert [(row[0], row[1]) for row in printed_rows(root)] == [
-        ("Real Data", "50 K"), ("GAN", "50 K"), ("GAN", "10 M"), ("DCGAN", "50 K"), ("DCGAN", "10 M"),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("profile", "cell"), [("paper", 3), ("laptop", 4), ("embedded", 5)])
-def test_numbers_are_those_of_the_tables(root, profile, cell):
-    table = pd.read_csv(root / f"reports/{profile}/tables/dcgan_table3.csv").set_index(["row", "column"])
-    for printed in printed_rows(root):
-        row = table.loc[(ROWS[printed[0]], COLUMNS[printed[1]])]
-        assert float(printed[2]) == row["paper"]
-        assert re.sub(r" \(.*\)", "", printed[cell]) == as_printed(row)
-
-
-PROBES = {
-    "K-means, one layer": "1 Layer K-means",
-    "D trained on ImageNet": "DCGAN (ours) + L2-SVM",
-    "D trained on CIFAR-10": "DCGAN trained on CIFAR-10 + L2-SVM",
-    "D untrained": "Random D + L2-SVM",
-}
-LABELS = {"all": "accuracy_full_train", "400 a class": "accuracy_400_per_class"}
-WITH_1000_LABELS = {
-    "nearest neighbour on pixels": ("KNN", "test_error_1000_labels"),
-    "D trained on SVHN": ("DCGAN (ours) + L2-SVM", "test_error_1000_labels"),
-    "D trained on ImageNet": ("DCGAN trained on ImageNet + L2-SVM", "test_error_1000_labels"),
-    "D untrained": ("Random D + L2-SVM", "test_error_1000_labels"),
-    "supervised CNN, validation": ("Supervised CNN with the same architecture", "validation_error_1000_labels"),
-    "supervised CNN, test": ("Supervised CNN with the same architecture", "test_error_1000_labels"),
-}
-
-
-def cells_of(root, width: int) -> list[list[str]]:
-    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [row for row in cells if len(row) == width]
-
-
-def published(row: pd.Series) -> str:
+def published(row):
     if pd.isna(row["paper"]):
         return ""
     return f"{row['paper']:g}" + (f" ± {row['paper_spread']:g}" if pd.notna(row["paper_spread"]) else "")
 
 
-def test_table_1_is_that_of_the_reports(root):
-    tables = [pd.read_csv(root / f"reports/{profile}/tables/dcgan_table1.csv") for profile in ("laptop", "embedded")]
-    rows = [row for row in cells_of(root, 5) if row[0] in PROBES and row[1] in LABELS]
-    assert [(row[0], row[1]) for row in rows] == [(name, labels) for name in PROBES for labels in LABELS]
-    for name, labels, printed, *measured in rows:
-        for table, cell in zip(tables, measured, strict=True):
-            row = table.set_index(["row", "column"]).loc[(PROBES[name], LABELS[labels])]
-            assert (printed, cell) == (published(row), as_printed(row))
+@pytest.mark.parametrize(("profile", "title"), PROFILES.items())
+def test_table_3_of_dcgan(root, printed, profile, title):
+    titles, lines = table_under(printed, "DCGAN, Table 3")
+    table = committed(root, profile, "dcgan_table3")
+    rows = {"Real Data": "Real Data", "GAN": "GAN", "DCGAN": "DCGAN (ours)"}
+    columns = {"50 K": "test_error_50k_samples", "10 M": "test_error_10m_samples"}
+    assert [tuple(line[:2]) for line in lines] == [
+        ("Real Data", "50 K"), ("GAN", "50 K"), ("GAN", "10 M"), ("DCGAN", "50 K"), ("DCGAN", "10 M"),
+    ]  # fmt: skip
+    for line in lines:
+        place = rows[line[0]], columns[line[1]]
+        assert line[titles.index("published")] == published(table.loc[place])
+        assert re.sub(r" \(.*\)", "", line[titles.index(title)]) == measured(table, *place)
+        nominal = {"50 K": 50_000, "10 M": 10_000_000}[line[1]]
+        assert ("(" in line[titles.index(title)]) == (table.loc[place, "n_images"] != nominal)
 
 
-def test_table_2_is_that_of_the_reports(root):
-    table = pd.read_csv(root / "reports/embedded/tables/dcgan_table2.csv").set_index(["row", "column"])
-    rows = [row for row in cells_of(root, 3) if row[0] in WITH_1000_LABELS]
-    assert [row[0] for row in rows] == list(WITH_1000_LABELS)
-    for name, printed, measured in rows:
-        row = table.loc[WITH_1000_LABELS[name]]
-        assert (printed, measured) == (published(row), as_printed(row))
+def test_table_1_of_dcgan(root, printed):
+    titles, lines = table_under(printed, "DCGAN, Table 1")
+    rows = {
+        "K-means, one layer": "1 Layer K-means",
+        "D trained on ImageNet": "DCGAN (ours) + L2-SVM",
+        "D trained on CIFAR-10": "DCGAN trained on CIFAR-10 + L2-SVM",
+        "D untrained": "Random D + L2-SVM",
+    }
+    columns = {"all": "accuracy_full_train", "400 a class": "accuracy_400_per_class"}
+    assert [tuple(line[:2]) for line in lines] == [(row, labels) for row in rows for labels in columns]
+    assert "embedded" in titles
+    for title in titles[3:]:
+        (profile,) = (name for name, told in PROFILES.items() if told == title)
+        table = committed(root, profile, "dcgan_table1")
+        for line in lines:
+            assert line[titles.index(title)] == measured(table, rows[line[0]], columns[line[1]])
+
+
+def test_table_2_of_dcgan(root, printed):
+    titles, lines = table_under(printed, "DCGAN, Table 2")
+    table = committed(root, "embedded", "dcgan_table2")
+    at_1000 = {"nearest neighbour on pixels": "KNN", "D trained on SVHN": "DCGAN (ours) + L2-SVM",
+               "D trained on ImageNet": "DCGAN trained on ImageNet + L2-SVM", "D untrained": "Random D + L2-SVM",
+               "supervised CNN, test": "Supervised CNN with the same architecture"}  # fmt: skip
+    found = {line[0]: line for line in lines}
+    assert set(found) == {*at_1000, "supervised CNN, validation"}
+    for name, row in at_1000.items():
+        assert found[name][titles.index("embedded")] == measured(table, row, "test_error_1000_labels")
+        assert found[name][1] == published(table.loc[(row, "test_error_1000_labels")])
+
+
+SEMISUPERVISED = {
+    "MNIST": ("improved_table1", (20, 50, 100, 200), 0),
+    "CIFAR-10": ("improved_table2", (1000, 2000, 4000, 8000), 2),
+    "SVHN": ("improved_svhn", (500, 1000, 2000), 2),
+}
+NETWORKS = {"": "Our model", ", ensemble": "Ensemble of 10 of our models", ", labels only": "Same network, labels only"}
+
+
+@pytest.mark.parametrize("data", SEMISUPERVISED)
+def test_classification_with_few_labels(root, printed, data):
+    titles, lines = table_under(printed, "Improved GAN, Tables 1 and 2 and SVHN")
+    name, counts, digits = SEMISUPERVISED[data]
+    found = {line[0]: line for line in lines}
+    for n_labels in counts:
+        line = found[f"{data}, {n_labels:,}"]
+        for profile, title in PROFILES.items():
+            table = committed(root, profile, name)
+            for what, row in NETWORKS.items():
+                if title + what not in titles:
+                    assert measured(table, row, f"labels_{n_labels}") == "not run yet", title + what
+                    continue
+                told = line[titles.index(title + what)] or "not run yet"
+                assert told == measured(table, row, f"labels_{n_labels}", digits)
+    assert any(re.match(r"\d", line[titles.index("embedded")]) for line in lines)
+
+
+def test_table_3_of_improved_gan(root, printed):
+    titles, lines = table_under(printed, "Improved GAN, Table 3")
+    assert [line[0] for line in lines] == ["Real data", "Our methods", "-VBN+BN", "-L+HA", "-LS", "-L", "-MBF"]
+    columns = {"classifier score": "classifier_score", "Fréchet distance": "classifier_frechet",
+               "Inception score": "inception_score"}  # fmt: skip
+    for profile, name in PROFILES.items():
+        table = committed(root, profile, "improved_table3")
+        for told, column in columns.items():
+            title = f"{name}, {told}"
+            for line in lines:
+                number = measured(table, line[0], column)
+                assert (line[titles.index(title)] if title in titles else "not run yet") == number
+
+
+def test_how_much_was_measured_is_counted(root, printed):
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()
+             if line.startswith("| DCGAN, Table 3 |")]  # fmt: skip
+    ((_, *counts),) = lines
+    for profile, count in zip(PROFILES, counts, strict=True):
+        ours = committed(root, profile, "dcgan_table3").query("kind == 'ours'")
+        assert count == f"{ours['measured'].notna().sum()} of {len(ours)}"
+
+
+# ---- writing it ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(root, tmp_path):
+    """A README around the committed tables."""
+    shutil.copytree(root / "reports", tmp_path / "reports", ignore=lambda _, names: {"figures", "sheets"} & {*names})
+    text = f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nBy hand.\n"
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def rewritten(project):
+    readme.rewrite(project)
+    return (project / "README.md").read_text(encoding="utf-8")
+
+
+def test_only_what_is_between_the_markers_is_written(project, root):
+    text = rewritten(project)
+    assert text.startswith(f"# Title\n\n{readme.BEGIN}\n\nHow many")
+    assert text.endswith(f"\n\n{readme.END}\n\nBy hand.\n")
+    assert "\nold\n" not in text
+    assert rewritten(project) == text, "twice is once"
+    assert readme.block(root) in text
+
+
+def test_a_new_number_comes_into_the_text(project):
+    path = project / "reports/paper/tables/dcgan_table3.csv"
+    table = pd.read_csv(path)
+    table.loc[(table["row"] == "GAN") & (table["column"] == "test_error_10m_samples"), "measured"] = 98.765
+    table.to_csv(path, index=False)
+    assert "| GAN | 10 M | 5.65 | 98.77 | 3.20 |" in rewritten(project)
+
+
+def test_what_was_not_run_is_said(project):
+    (project / "reports/paper/tables/dcgan_table3.csv").unlink()
+    text = rewritten(project)
+    titles, _ = table_under(text, "DCGAN, Table 3")
+    assert titles == ["row", "digits", "published", "laptop", "embedded"]
+    assert "Not run yet: paper profile." in text.split("### DCGAN, Table 3")[1].split("###")[0]
+    assert "| DCGAN, Table 3 | not run yet | 5 of 5 | 5 of 5 |" in text
+    for path in (project / "reports").glob("*/tables/turing.csv"):
+        path.unlink()
+    assert "Not run yet in any profile." in rewritten(project).split("the visual Turing test")[-1]
+
+
+def test_verdicts_on_the_claims_are_counted(project):
+    path = project / "reports/embedded/tables/claims.csv"
+    pd.DataFrame({"verdict": ["supported", "undecided", "supported"]}).to_csv(path, index=False)
+    text = " ".join(rewritten(project).split())
+    assert (
+        "Of 3 claims of the papers, each with the ablation that tests it on embedded data: 2 supported, 1 undecided"
+        in text
+    )
+    pd.DataFrame({"verdict": []}).to_csv(path, index=False)
+    assert "claims of the papers" not in rewritten(project)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", readme.BEGIN, readme.END, f"{readme.END}\n{readme.BEGIN}", f"{readme.BEGIN}\n{readme.END}\n" * 2,
+     f"{readme.BEGIN}\n{readme.BEGIN}\n{readme.END}"],
+)  # fmt: skip
+def test_markers_that_are_missing_or_doubled_are_refused(project, text):
+    (project / "README.md").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="once each, in this order"):
+        readme.rewrite(project)
+    assert (project / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_no_readme_or_a_broken_table_is_refused(project):
+    table = project / "reports/laptop/tables/dcgan_table1.csv"
+    table.write_text("row,column\na,b\n")
+    with pytest.raises(InputError, match=r"dcgan_table1\.csv: column kind, measured"):
+        readme.rewrite(project)
+    table.write_text("")
+    with pytest.raises(InputError, match=r"dcgan_table1\.csv: not a readable CSV"):
+        readme.rewrite(project)
+    (project / "README.md").unlink()
+    with pytest.raises(InputError, match=r"README\.md: missing"):
+        readme.rewrite(project)
+
+
+# ---- numbers in README's own words -----------------------------------------------------------------------------------
 
 
 SETTINGS = {
@@ -167,41 +320,3 @@ def test_numbers_of_the_figures_are_those_of_the_metrics(root):
     largest, median = ([f"{step[f'{name}_step_percent']:.0f} %" for step in steps] for name in ("largest", "median"))
     assert walk[0] == "largest step {} (rooms), {} (faces) of the distance of two random z".format(*largest)
     assert walk[1] == "median step {}, {}".format(*median)
-
-
-SEMISUPERVISED = {
-    "MNIST": ("improved_table1", (20, 50, 100, 200)),
-    "CIFAR-10": ("improved_table2", (1000, 2000, 4000, 8000)),
-    "SVHN": ("improved_svhn", (500, 1000, 2000)),
-}
-OUR_MODEL, ENSEMBLE, ALONE = "Our model", "Ensemble of 10 of our models", "Same network, labels only"
-SEMISUPERVISED_CELLS = [  # profile, row
-    *(("published", OUR_MODEL), ("published", ENSEMBLE), ("paper", OUR_MODEL), ("laptop", OUR_MODEL)),
-    *(("laptop", ENSEMBLE), ("embedded", OUR_MODEL), ("embedded", ENSEMBLE), ("embedded", ALONE)),
-]
-
-
-def semisupervised_cell(root, table, profile, row, column):
-    file = root / f"reports/{'embedded' if profile == 'published' else profile}/tables/{table}.csv"
-    found = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["row", "column"])
-    found = found[(found["row"] == row) & (found["column"] == column)]
-    if found.empty or pd.isna(found["paper" if profile == "published" else "measured"].iloc[0]):
-        return ""
-    (printed,) = found.to_dict("records")
-    if profile == "published":
-        return published(pd.Series(printed))
-    digits = 0 if printed["unit"] == "errors_of_10000" else 2
-    spread = f" ± {printed['spread']:.{digits}f}" if pd.notna(printed["spread"]) else ""
-    return f"{printed['measured']:.{digits}f}{spread}"
-
-
-def test_the_semi_supervised_errors_are_those_of_the_tables(root):
-    text = (root / "README.md").read_text(encoding="utf-8").split("<!-- semisup -->")[1].split("<!-- end -->")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()]
-    expected = [
-        [f"{data}, {n:,}", *(semisupervised_cell(root, table, *which, f"labels_{n}") for which in SEMISUPERVISED_CELLS)]
-        for data, (table, counts) in SEMISUPERVISED.items()
-        for n in counts
-    ]
-    assert cells[2:] == expected
-    assert any(row[6] for row in expected), "the embedded tables have been made"

@@ -1,0 +1,104 @@
+"""Where the results of an arm lie: its dvc.lock says which bytes, DVC's cache has them."""
+
+import io
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.core.errors import InputError
+
+CachePath = Callable[[str], Path]  # md5 -> where the cache keeps these bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedOutputs:
+    """The outputs that one dvc.lock records.
+
+    Attributes
+    ----------
+    who : for messages: ``the committed results``, or an arm
+    locked : output -> md5, folders with ``.dir``
+    cache_path : of DVC's cache
+    reports : root of the checkout whose reports (in Git, not in the cache) may be read; None = they may not
+    remedy : what to do where bytes are missing
+    """
+
+    who: str
+    locked: dict[str, str]
+    cache_path: CachePath
+    reports: Path | None
+    remedy: str
+
+    def path(self, name: str) -> Path:
+        """Where the bytes of an output, or of a file in an output folder, lie.
+
+        Raises
+        ------
+        InputError
+            If dvc.lock has no such output, or the cache does not have its bytes.
+        """
+        if self.reports is not None and name.startswith("reports/"):
+            return self._existing(self.reports / name, name)
+        if name in self.locked:
+            return self._existing(self.cache_path(self.locked[name]), name)
+        for folder in PurePosixPath(name).parents:
+            if str(folder) in self.locked:
+                listing = json.loads(self._existing(self.cache_path(self.locked[str(folder)]), name).read_text())
+                inside = {entry["relpath"]: entry["md5"] for entry in listing}
+                relative = PurePosixPath(name).relative_to(folder).as_posix()
+                if relative in inside:
+                    return self._existing(self.cache_path(inside[relative]), name)
+        message = f"{self.who}: dvc.lock has no output {name}; {self.remedy}"
+        raise InputError(message)
+
+    def _existing(self, path: Path, name: str) -> Path:
+        if not path.is_file():
+            message = f"{self.who}: {name} is not in DVC's cache; {self.remedy}"
+            raise InputError(message)
+        return path
+
+
+def committed(root: Path, cache_path: CachePath) -> LockedOutputs:
+    """The embedded results as dvc.lock has them."""
+    lock = root / "dvc.lock"
+    text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    return LockedOutputs(
+        who="the committed results",
+        locked=locked_outputs(text),
+        cache_path=cache_path,
+        reports=root,
+        remedy="run `make repro` first",
+    )
+
+
+def of_experiment(root: Path, arm: str, revision: str, cache_path: CachePath) -> LockedOutputs:
+    """The results of an experiment's commit."""
+    shown = subprocess.run(
+        ["git", "show", f"{revision}:dvc.lock"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if shown.returncode:
+        message = (
+            f"arm {arm}: its experiment ({revision[:7]}) has no dvc.lock; remove it with `dvc exp remove` and run "
+        )
+        message += "the arm again"
+        raise InputError(message)
+    remedy = "remove its experiment with `dvc exp remove`, and run the arm again"
+    return LockedOutputs(
+        who=f"arm {arm}", locked=locked_outputs(shown.stdout), cache_path=cache_path, reports=None, remedy=remedy
+    )
+
+
+def locked_outputs(lock_text: str) -> dict[str, str]:
+    """output -> md5 of all stages of a dvc.lock."""
+    from ruamel.yaml import YAML
+
+    lock: dict[str, Any] = YAML(typ="safe").load(io.StringIO(lock_text)) or {}
+    return {
+        out["path"]: out["md5"]
+        for stage in lock.get("stages", {}).values()
+        for out in stage.get("outs", [])
+        if "md5" in out
+    }

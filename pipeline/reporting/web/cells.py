@@ -1,0 +1,162 @@
+"""The rows of a table as a page shows them: paper and measured side by side, their difference judged by the unit."""
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from pipeline.core.errors import InputError
+from pipeline.core.records import COLUMNS, COUNTED
+
+LOWER_IS_BETTER = ("percent_error", "errors_of_10000")
+HIGHER_IS_BETTER = ("percent_accuracy", "score")
+WHOLE = (*COUNTED, "errors_of_10000")  # units that are shown without decimals
+UNITS = {
+    "percent_error": "% error",
+    "percent_accuracy": "% accuracy",
+    "percent": "%",
+    "errors_of_10000": "errors of 10,000",
+    "distance_x_1000": "distance, thousandths",
+}
+
+Judgement = Literal["better", "worse", "equal", ""]  # empty: nothing to judge, or neither direction is better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One line of a table.
+
+    Attributes
+    ----------
+    row_span : how many lines its row has, counted at the first of them; 0 at the others
+    judgement : which way the measured number differs from the paper's; empty where the row is not comparable
+    comparable : ``yes``, ``reduced``, ``no``, or nothing where there is nothing to compare
+    """
+
+    row: str
+    row_span: int
+    column: str
+    unit: str
+    kind: str
+    paper: str
+    measured: str
+    over: str
+    difference: str
+    judgement: Judgement
+    comparable: str
+    counts: str
+    dataset: str
+    source: str
+    note: str
+
+
+def read(csv: Path) -> list[Cell]:
+    """Every row of a table's CSV, in its order.
+
+    Raises
+    ------
+    InputError
+        If a column of the contract is missing, or the file is no CSV.
+    """
+    table = read_csv(csv, COLUMNS)
+    spans: dict[int, int] = {}
+    for _, lines in groupby(range(len(table)), key=lambda number: table["row"].iloc[number]):
+        numbers = list(lines)
+        spans[numbers[0]] = len(numbers)
+    return [_cell(row, spans.get(number, 0)) for number, row in enumerate(table.to_dict("records"))]
+
+
+def read_csv(csv: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV that must have ``columns``; errors as :func:`read`."""
+    try:
+        table = pd.read_csv(csv)
+    except (ValueError, OSError) as error:
+        message = f"{csv}: not a readable CSV ({error}); run dvc repro for its stage, or restore it with git"
+        raise InputError(message) from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        message = f"{csv}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing; make it anew"
+        raise InputError(message)
+    return table
+
+
+def judged(difference: float, unit: str) -> Judgement:
+    """Errors are better when lower, accuracies and scores when higher; of other units nobody can say."""
+    if unit not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+        return ""
+    if float(_decimal(difference, unit).replace(",", "")) == 0:
+        return "equal"
+    return "better" if (difference < 0) == (unit in LOWER_IS_BETTER) else "worse"
+
+
+def published(value: float, spread: float) -> str:
+    """As printed: 80.6 and not 80.60; the spread behind it."""
+    if pd.isna(value):
+        return ""
+    return f"{value:,.10g}" + (f" ± {spread:,.10g}" if pd.notna(spread) else "")
+
+
+def measured(value: float, spread: float, unit: str) -> str:
+    """Two decimals, none for counts; the spread behind it."""
+    if pd.isna(value):
+        return ""
+    return _decimal(value, unit) + (f" ± {_decimal(spread, unit)}" if pd.notna(spread) else "")
+
+
+def _decimal(value: float, unit: str) -> str:
+    return f"{value:,.{0 if unit in WHOLE else 2}f}"
+
+
+def _cell(row: dict[Any, Any], row_span: int) -> Cell:
+    unit = text(row["unit"])
+    comparable = text(row["comparable"])
+    both = pd.notna(row["measured"]) and pd.notna(row["paper"])
+    difference = row["measured"] - row["paper"] if both else 0.0
+    return Cell(
+        row=text(row["row"]),
+        row_span=row_span,
+        column=text(row["column"]),
+        unit=UNITS.get(unit, unit),
+        kind=text(row["kind"]),
+        paper=published(row["paper"], row["paper_spread"]),
+        measured=measured(row["measured"], row["spread"], unit),
+        over=_over(row),
+        difference=_signed(difference, unit) if both else "",
+        judgement=judged(difference, unit) if both and comparable != "no" else "",
+        comparable=comparable if pd.notna(row["measured"]) else "",
+        counts=_counts(row),
+        dataset=text(row["dataset"]),
+        source=text(row["source"]),
+        note=text(row["note"]),
+    )
+
+
+def text(value: Any) -> str:
+    """A cell of a CSV as text; an absent one is empty."""
+    return "" if pd.isna(value) else str(value)
+
+
+def _signed(difference: float, unit: str) -> str:
+    told = _decimal(abs(difference), unit)
+    sign = "" if float(told.replace(",", "")) == 0 else "+" if difference > 0 else "\N{MINUS SIGN}"
+    return sign + told
+
+
+def _over(row: dict[Any, Any]) -> str:
+    """What the spread is over: ``3 seeds``, ``draws``; without one how many seeds there were, if that is known."""
+    over = text(row["spread_over"])
+    if pd.isna(row["measured"]) or (over != "seeds" and pd.notna(row["spread"])):
+        return over if pd.notna(row["measured"]) else ""
+    if pd.isna(row["n_seeds"]):
+        return ""
+    return f"{row['n_seeds']:.0f} seed{'' if row['n_seeds'] == 1 else 's'}"
+
+
+def _counts(row: dict[Any, Any]) -> str:
+    """``100,000 images, 1,000 labels``, of a number that was measured and is no count itself."""
+    if pd.isna(row["measured"]) or row["unit"] in COUNTED:
+        return ""
+    parts = [f"{row[f'n_{name}']:,.0f} {name}" for name in ("images", "labels") if pd.notna(row[f"n_{name}"])]
+    return ", ".join(parts)

@@ -1,0 +1,244 @@
+"""Arms as real DVC experiments, in a small project of its own: what runs, what is carried along, what runs again."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.claims import experiments, runner, table
+from pipeline.claims.book import load
+from pipeline.core.errors import InputError
+
+DVC_YAML = """\
+stages:
+  prepare:
+    cmd: python -m stages.prepare data/embedded/sets/x
+    outs:
+      - data/embedded/sets/x
+  train:
+    foreach: ${train.runs}
+    do:
+      cmd: exec python -m stages.train ${key} data/embedded/models/${key}
+      deps:
+        - stages/train.py
+        - pipeline/offset.py
+        - data/embedded/sets/x
+      params:
+        - train.rate
+        - train.runs.${key}
+      outs:
+        - data/embedded/models/${key}
+"""
+PARAMS = "train:\n  rate: 0.5\n  runs:\n    a:\n      seeds: [0, 1, 2]\n"
+PREPARE = "import sys, pathlib\np = pathlib.Path(sys.argv[1])\np.parent.mkdir(parents=True)\np.write_text('x')\n"
+TRAIN = """\
+import pathlib, sys
+import pandas as pd
+from ruamel.yaml import YAML
+from pipeline.offset import OFFSET  # only this project's own copy has it
+train = YAML(typ="safe").load(pathlib.Path("params.yaml").read_text())["train"]
+if train["rate"] > 1:
+    sys.exit("error: a loss is NaN")
+seeds = train["runs"][sys.argv[1]]["seeds"]
+out = pathlib.Path(sys.argv[2])
+out.mkdir(parents=True)
+rows = [{"seed": s, "epoch": 1, "diversity": 1.0 - train["rate"] + OFFSET + s / 100} for s in seeds]
+pd.DataFrame(rows).to_parquet(out / "health.parquet")
+"""
+
+
+def claim(base, ablated):
+    return f"""\
+      paper: dcgan
+      section: '4'
+      sentence: A high rate is worse.
+      metric: final_diversity
+      of: {{run: a}}
+      unit: share
+      base: {{arm: {base}, of: {{}}}}
+      ablated: {{arm: {ablated}, of: {{}}}}
+      claimed: lower
+      rule: seeds
+      least: 0.1
+      note: ''
+"""
+
+
+BOOK = f"""\
+ablations:
+  rules:
+    seeds: {{name: mean, confidence: 0.95, least_pairs: 3}}
+  arms:
+    strong: {{like: null, overrides: ['train.rate=0.9'], targets: [train@a]}}
+    broken: {{like: null, overrides: ['train.rate=2'], targets: [train@a]}}
+  claims:
+    rate:
+{claim("committed", "strong")}    breaks:
+{claim("committed", "broken")}  not_tested: {{}}
+"""
+
+
+def command(folder, *arguments):
+    done = subprocess.run(arguments, cwd=folder, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def dvc(folder, *arguments):
+    return command(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A committed project whose graph has run once; the environment leads to no other checkout."""
+    folder = tmp_path_factory.mktemp("ablations") / "project"
+    files = {
+        "dvc.yaml": DVC_YAML,
+        "params.yaml": PARAMS,
+        "ablations.yaml": BOOK,
+        "stages/prepare.py": PREPARE,
+        "stages/train.py": TRAIN,
+        "pipeline/offset.py": "OFFSET = 0.0\n",
+        ".gitignore": "/data/\n/.work/\n__pycache__/\n",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    patch = pytest.MonkeyPatch()
+    for key in [key for key in os.environ if key.startswith(("DVC_", "GAN_", "GIT_", "PYTHON"))]:
+        patch.delenv(key)
+    patch.setenv("DVC_SITE_CACHE_DIR", str(folder.parent / "site"))
+    patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    patch.chdir(folder)
+    command(folder, "git", "init", "--quiet", "-b", "main")
+    command(folder, "git", "config", "user.name", "test")
+    command(folder, "git", "config", "user.email", "test@example.org")
+    dvc(folder, "init", "--quiet")
+    dvc(folder, "config", "core.analytics", "false")
+    dvc(folder, "repro", "--quiet")
+    command(folder, "git", "add", ".")
+    command(folder, "git", "commit", "--quiet", "-m", "project")
+    yield folder
+    patch.undo()
+
+
+def verdicts(folder):
+    found = table.read(folder / "reports/embedded/tables/claims.csv")
+    return dict(zip(found["claim"], zip(found["verdict"], found["note"], strict=True), strict=True))
+
+
+def test_arms_run_once_a_failed_one_is_named_and_edited_code_is_carried_along(project, capsys):
+    (project / "pipeline/offset.py").write_text("OFFSET = 0.25\n")  # edited, not committed: run with it, and say so
+    with pytest.raises(InputError, match="1 of 2 arms failed") as error:
+        runner.run([], 1, listing=False)
+    assert "arm broken: a loss is NaN" in str(error.value)
+    said = capsys.readouterr().out
+    assert "edited and not committed, the experiments carry it along: pipeline/offset.py" in said
+    assert "0 of 2 arms are there, 2 to run" in said
+    assert verdicts(project) == {"rate": ("supported", ""), "breaks": ("not tested", "not run: broken")}
+    row = table.read(project / "reports/embedded/tables/claims.csv").iloc[0]
+    # 1 - 0.9 + 0.25 by the edited code, against 1 - 0.5 by that of the committed lock
+    assert (row["base"], row["ablated"], row["n_seeds"]) == (pytest.approx(0.51), pytest.approx(0.36), 3)
+    assert row["effect"] == pytest.approx(-0.15)
+    assert "rate: 0.5" in (project / "params.yaml").read_text(), "the workspace is left as it is"
+    assert [name.split("-")[1] for name in experiments.done(project)] == ["strong"]
+
+    with pytest.raises(InputError, match="1 of 2 arms failed"):
+        runner.run([], 1, listing=False)
+    said = capsys.readouterr().out
+    assert "arm broken: was failed, runs again" in said
+    assert "1 of 2 arms are there, 1 to run" in said
+    assert "strong: done" not in said
+
+    before = table.read(project / "reports/embedded/tables/claims.csv")
+    runner.run(["rate"], 1, listing=False)
+    assert "1 of 1 arms are there, 0 to run" in capsys.readouterr().out
+    assert table.read(project / "reports/embedded/tables/claims.csv").equals(before)
+    assert (project / "reports/paper/tables/claims.csv").read_text().startswith("claim,paper")
+
+
+def test_arms_at_once(project, capsys):
+    """They share Git, the cache and the copy of the working tree that DVC makes."""
+    text = BOOK
+    for rate in (6, 7, 8):
+        text = text.replace(
+            "    broken:",
+            f"    rate{rate}: {{like: null, overrides: ['train.rate=0.{rate}'], targets: [train@a]}}\n    broken:",
+        ).replace("  not_tested:", f"    claim{rate}:\n{claim('committed', f'rate{rate}')}  not_tested:")
+    (project / "ablations.yaml").write_text(text)
+    runner.run(["claim6", "claim7", "claim8"], 3, listing=False)
+    (project / "ablations.yaml").write_text(BOOK)
+    assert "0 of 3 arms are there, 3 to run" in capsys.readouterr().out
+    found = table.read(project / "reports/embedded/tables/claims.csv").set_index("claim")
+    for rate in (6, 7, 8):
+        assert found["ablated"][f"claim{rate}"] == pytest.approx(1 - rate / 10 + 0.25 + 0.01), "each its own overrides"
+
+
+def test_a_name_stands_for_code_params_overrides_and_nothing_else(project):
+    book = load(project / "ablations.yaml")
+
+    def names():
+        return experiments.names(project, book.experiments.values())
+
+    first = names()
+    assert len(set(first.values())) == 2
+    (project / "notes.md").write_text("nothing to do with it")
+    assert names() == first
+    for name, text in (("pipeline/offset.py", "OFFSET = 1.0\n"), ("params.yaml", PARAMS.replace("[0,", "[4,"))):
+        before = (project / name).read_text()
+        (project / name).write_text(text)
+        changed = names()
+        assert all(changed[arm] != first[arm] for arm in first), name
+        (project / name).write_text(before)
+    assert names() == first
+
+
+def test_a_dvc_that_outlived_its_runner_is_not_run_twice(project):
+    book = load(project / "ablations.yaml")
+    log = project / experiments.LOGS / "ablation-strong-0.log"
+    with log.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="still running this arm"):
+            experiments.run_with_dvc(project)(book.experiments["strong"], "ablation-strong-0")
+
+
+def test_what_an_experiment_cannot_work_with(project, monkeypatch):
+    (project / "pipeline/new.py").write_text("")
+    with pytest.raises(InputError, match=r"pipeline/new\.py: not known to Git"):
+        experiments.check_tree(project)
+    (project / "pipeline/new.py").unlink()
+
+    command(project, "git", "checkout", "--quiet", "--detach")
+    assert "no branch is checked out" in experiments.check_tree(project)[-1]
+    command(project, "git", "checkout", "--quiet", "main")
+
+    command(project, "git", "config", "user.useConfigOnly", "true")
+    command(project, "git", "config", "--unset", "user.email")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    with pytest.raises(InputError, match="Git does not know who you are"):
+        experiments.check_tree(project)
+    command(project, "git", "config", "user.email", "test@example.org")
+    with pytest.raises(InputError, match="experiments need a Git checkout with a commit"):
+        experiments.check_tree(project.parent)
+
+
+def test_bytes_that_are_not_in_the_cache(project):
+    """Else the first arm would make all data anew, and every arm again."""
+    book = load(project / "ablations.yaml")
+    cached = Path(dvc(project, "cache", "dir").strip()) / "files"
+    cached.rename(cached.with_name("away"))
+    try:
+        with pytest.raises(InputError, match="data/embedded/sets/x is not in DVC's cache; run `make repro` first"):
+            experiments.names(project, book.experiments.values())
+    finally:
+        cached.with_name("away").rename(cached)
+
+
+def test_a_target_that_is_no_stage(project):
+    book = load(project / "ablations.yaml")
+    gone = book.experiments["strong"].__class__(arm="x", overrides=("train.rate=1",), targets=("train@gone",))
+    with pytest.raises(InputError, match="arm x: 'train@gone' is no stage"):
+        experiments.names(project, [gone])

@@ -1,0 +1,289 @@
+"""Stages side by side: toy projects that DVC really runs, and the schedule alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.core.errors import InputError
+from pipeline.project import fan_out, lock
+from pipeline.project.fan_out import Plan, Schedule
+
+GRAPH = """\
+stages:
+  join:
+    cmd: exec sh join.sh data/${profile}/t reports/joined.txt
+    deps:
+      - join.sh
+      - data/${profile}/t
+    outs:
+      - reports/joined.txt:
+          cache: false
+  make:
+    foreach:
+      - a
+      - b
+    do:
+      cmd: exec python make.py ${item} data/${profile}/t/${item}.txt
+      deps:
+        - make.py
+      params:
+        - compute
+      outs:
+        - data/${profile}/t/${item}.txt
+  slow:
+    cmd: exec python slow.py data/${profile}/slow.txt
+    deps:
+      - slow.py
+    outs:
+      - data/${profile}/slow.txt
+  after_slow:
+    cmd: exec cp data/${profile}/slow.txt data/${profile}/after_slow.txt
+    deps:
+      - data/${profile}/slow.txt
+    outs:
+      - data/${profile}/after_slow.txt
+"""
+# Each waits until the other has started, where the test asks for it.
+MAKE = """\
+import os, sys, time
+from pathlib import Path
+name, out = sys.argv[1:]
+Path(f"gpu_{name}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
+Path(f"started_{name}").touch()
+if Path("meet").exists():
+    deadline = time.monotonic() + 30
+    while not Path("started_" + {"a": "b", "b": "a"}[name]).exists():
+        if time.monotonic() > deadline:
+            sys.exit("error: the other stage did not start meanwhile")
+        time.sleep(0.05)
+Path(out).write_text(name)
+"""
+SLOW = """\
+import ctypes, os, sys, time
+from pathlib import Path
+ctypes.CDLL(None).prctl(1, 9)  # as pipeline.core.stage does
+if Path("broken").exists():
+    sys.exit("error: this stage is broken")
+if Path("wait").exists():
+    Path("pid").write_text(str(os.getpid()))
+    time.sleep(600)
+Path(sys.argv[1]).write_text("slow")
+"""
+
+
+def dvc(folder, *arguments):
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A project that never ran."""
+    folder = tmp_path_factory.mktemp("toy")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("site")))
+    patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    for name, text in {
+        "dvc.yaml": GRAPH,
+        "params.yaml": "profile: embedded\ncompute:\n  threads: 2\n",
+        "make.py": MAKE,
+        "slow.py": SLOW,
+        "join.sh": "cat $1/a.txt $1/b.txt > $2\n",
+    }.items():
+        (folder / name).write_text(text)
+    for name in ("data/embedded/t", "reports"):
+        (folder / name).mkdir(parents=True)
+    dvc(folder, "init", "--no-scm", "--quiet")
+    yield folder
+    patch.undo()
+
+
+@pytest.fixture
+def project(toy, tmp_path, monkeypatch):
+    """A copy to run, as the working folder."""
+    copy = tmp_path / "project"
+    shutil.copytree(toy, copy, ignore=shutil.ignore_patterns("tmp"))
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def test_the_plan_is_that_of_dvcs_own_graph(project):
+    plan = fan_out.make_plan(project, "embedded", ["join", "slow"])
+    # join stands first in dvc.yaml, and reads a folder that no stage names as a whole
+    assert list(plan.needs) == ["make@a", "make@b", "join", "slow"]
+    assert plan.needs["join"] == {"make@a", "make@b"}
+    assert plan.changed == set(plan.needs)  # nothing has run
+    assert plan.on_gpu == {"make@a", "make@b"}
+    assert set(fan_out.make_plan(project, "embedded", []).needs) == {*plan.needs, "after_slow"}
+
+
+def test_stages_run_side_by_side_and_leave_the_lock_of_a_serial_run(project, toy, tmp_path, capsys):
+    (project / "meet").touch()
+    assert fan_out.run([], jobs=2)
+    said = capsys.readouterr().out
+    assert "5 stages: 0 up to date, 5 done, 0 failed, 0 skipped" in said
+    assert (project / "reports/joined.txt").read_text() == "ab"
+
+    serial = tmp_path / "serial"
+    shutil.copytree(toy, serial, ignore=shutil.ignore_patterns("tmp"))
+    dvc(serial, "repro", "--quiet", "dvc.yaml")
+    lock.order_lock(serial)
+    assert (project / "dvc.lock").read_bytes() == (serial / "dvc.lock").read_bytes()
+
+    shutil.rmtree(project / fan_out.LOGS)  # a stage that is up to date gets no child, and so no output
+    assert fan_out.run([], jobs=2)
+    assert "5 stages: 5 up to date, 0 done" in capsys.readouterr().out
+    assert not list(project.glob(".work/fan-out/*/*.log"))
+
+
+def test_a_failure_stops_only_what_needs_it(project, capsys):
+    (project / "broken").touch()
+    assert not fan_out.run([], jobs=3, gpus=["0", "GPU-7"])
+    lines = capsys.readouterr().out.splitlines()
+    log = ".work/fan-out/embedded/slow.log"
+    assert lines[-3].startswith("5 stages: 0 up to date, 3 done, 1 failed, 1 skipped; ")
+    assert lines[-2:] == [
+        f"failed: slow: this stage is broken; its output: {log}",
+        "  skipped, as they need it: after_slow",
+    ]
+    assert "error: this stage is broken" in (project / log).read_text()
+    assert (project / "reports/joined.txt").read_text() == "ab"
+    # one GPU for each stage that computes
+    assert sorted((project / f"gpu_{name}").read_text() for name in "ab") == ["0", "GPU-7"]
+
+
+def started(project, *arguments):
+    """`gan-tables run slow`, whose stage is in the middle of its work."""
+    env = os.environ | {"PYTHONPATH": str(Path(fan_out.__file__).resolve().parents[2])}
+    (project / "wait").touch()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.project.cli", "run", "slow"],
+        cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for(lambda: (project / "pid").is_file() and (project / "pid").read_text(), process)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    assert int((project / "pid").read_text()) in [member.pid for member in family]
+    return process, family
+
+
+def wait_for(condition, process=None):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+
+
+def is_dead(member):
+    try:
+        return member.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children die with their parent on Linux only")
+def test_kill_9_leaves_no_child_and_the_next_run_goes_on(project, capsys):
+    process, family = started(project)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: all(is_dead(member) for member in family))
+    assert "slow.py" in (project / ".dvc/tmp/rwlock").read_text()  # what DVC left behind, which holds nobody up
+    (project / "wait").unlink()
+    assert fan_out.run(["after_slow"], jobs=1)
+    assert (project / "data/embedded/after_slow.txt").read_text() == "slow"
+    assert "2 stages: 0 up to date, 2 done" in capsys.readouterr().out
+
+
+def test_only_living_commands_hold_files(project):
+    path = project / ".dvc/tmp/rwlock"
+    path.parent.mkdir(exist_ok=True)
+    last = " ".join(psutil.Process().cmdline()).rpartition(" ")[2]
+    living = {"pid": os.getpid(), "cmd": f"dvc repro {last}"}
+    reused = {"pid": os.getpid(), "cmd": "dvc repro of another time"}  # the number now belongs to this process
+    path.write_text(json.dumps({"read": {"x": [living, reused], "y": [reused]}, "write": {"z": reused, "u": living}}))
+    fan_out.make_plan(project, "embedded", ["slow"])
+    assert json.loads(path.read_text()) == {"read": {"x": [living]}, "write": {"u": living}}
+
+
+def test_a_second_run_is_refused_and_sigterm_ends_all(project):
+    process, family = started(project)
+    with pytest.raises(InputError, match="another `gan-tables run` is already running"):
+        fan_out.run(["slow"], jobs=1)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[0]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted"
+    wait_for(lambda: all(is_dead(member) for member in family))
+
+
+def test_targets():
+    names = ["train@a", "train@b", "trainer", "table"]
+    match = lambda *targets: fan_out.matching(names, targets, Path("profiles/paper/dvc.yaml"))  # noqa: E731
+    assert match() == names
+    assert match("train") == ["train@a", "train@b"]
+    assert match("table", "train@b", "profiles/paper/dvc.yaml:table") == ["table", "train@b"]
+    with pytest.raises(InputError, match=r"no stage or group 'tabel'; did you mean table\?"):
+        match("tabel")
+    with pytest.raises(InputError, match="no stage or group 'train@'"):
+        match("train@")
+
+
+@pytest.mark.parametrize("gpus", [["0", "0"], ["0", ""]])
+def test_gpus_have_to_differ(gpus):
+    with pytest.raises(InputError, match="expected different GPUs"):
+        fan_out.run([], gpus=gpus)
+
+
+def test_unknown_profile():
+    with pytest.raises(InputError, match="found the profile 'big'; expected embedded, laptop, paper"):
+        fan_out.run([], profile="big")
+
+
+# ---- the schedule alone: a -> b -> c, and d on its own ----
+
+
+def chain(*changed):
+    return Schedule(Plan(needs={"a": set(), "b": {"a"}, "c": {"b"}, "d": set()}, changed=set(changed), on_gpu=set()))
+
+
+def test_only_what_changed_runs_and_what_follows_from_it():
+    schedule = chain("b")
+    assert list(schedule.take_ready()) == ["b"]
+    assert schedule.outcomes == {"a": "up to date", "d": "up to date"}
+    schedule.start("b")
+    assert list(schedule.take_ready()) == []
+    schedule.end("b", "done")
+    assert list(schedule.take_ready()) == ["c"]  # DVC says whether it did change
+
+
+def test_a_stage_that_gave_the_same_again_lets_the_rest_be():
+    schedule = chain("b")
+    list(schedule.take_ready())
+    schedule.start("b")
+    schedule.end("b", "up to date")  # DVC found nothing to do after all
+    assert list(schedule.take_ready()) == []
+    assert schedule.outcomes["c"] == "up to date"
+    assert schedule.n_left == 0
+
+
+def test_all_below_a_failure_are_skipped():
+    schedule = chain("a", "d")
+    schedule.start("a")
+    schedule.end("a", "failed")
+    assert schedule.outcomes == {"a": "failed", "b": "skipped", "c": "skipped"}
+    assert schedule.because == {"b": "a", "c": "a"}
+    assert list(schedule.take_ready()) == ["d"]
+
+
+def test_log_names_are_plain():
+    assert fan_out.log_of("profiles/paper/dvc.yaml:semisup@x y/1", Path("l")) == Path("l/semisup@x_y_1.log")

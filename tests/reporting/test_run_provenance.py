@@ -1,0 +1,112 @@
+"""What a training run rests on: hashes that follow its params, its data and its code, and nothing else."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import made_report as made
+import pytest
+
+from pipeline.core.errors import InputError
+from pipeline.core.source_code import fingerprint, imported_files
+from pipeline.reporting import provenance
+from stages import provenance as stage
+
+
+def test_equal_params_have_equal_hashes_in_any_order():
+    params = {"beta1": 0.5, "architecture": {"filters": 16, "z_dim": 100}}
+    same = {"architecture": {"z_dim": 100, "filters": 16}, "beta1": 0.5}
+    found = provenance.params_hash(params)
+    assert found == provenance.params_hash(same)
+    assert found == hashlib.sha256(b'{"architecture":{"filters":16,"z_dim":100},"beta1":0.5}').hexdigest()
+
+
+@pytest.mark.parametrize("other", [{"beta1": 0.9}, {"beta1": 0.5, "l2": None}, {"beta1": "0.5"}])
+def test_other_params_have_another_hash(other):
+    assert provenance.params_hash(other) != provenance.params_hash({"beta1": 0.5})
+
+
+def test_runs_are_told_by_their_records(tmp_path):
+    made.write_run(tmp_path, "b", architecture={"filters": 16}, released=None)
+    made.write_run(tmp_path, "a", recorded=False)
+    (tmp_path / "empty").mkdir()  # dvc checkout leaves such folders
+    a, b = provenance.read_runs(tmp_path)
+    assert (a.name, a.dataset, a.data, a.code, a.networks) == ("a", "mnist", *[provenance.NOT_RECORDED] * 3)
+    assert (b.data, b.code, b.networks) == (made.HASH,) * 3
+    assert b.params == provenance.params_hash(
+        {"seeds": [0, 1], "dataset": "mnist", "architecture": {"filters": 16}, "released": None}
+    )
+    assert a.params != b.params
+    assert b.settings == {"architecture.filters": "16", "dataset": "mnist", "released": "null", "seeds": "0, 1"}
+    assert b.machine == {"device": "cpu", "instruction_set": "avx512", "precision": "bf16", "threads": "2"}
+
+
+def test_a_record_of_provenance_alone_is_enough(tmp_path):
+    folder = made.write_run(tmp_path, "mnist-100")
+    (folder / "run.json").unlink()
+    (run,) = provenance.read_runs(tmp_path)
+    assert (run.name, run.dataset, run.code) == ("mnist-100", "mnist", made.HASH)
+
+
+def test_no_records_are_no_runs(tmp_path):
+    assert provenance.read_runs(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "not valid JSON"), ("{}", None), ('{"run": "x"}', "no 'params'")])
+def test_a_broken_record_is_refused(tmp_path, content, said):
+    folder = made.write_run(tmp_path, "x", recorded=False)
+    (folder / "run.json").write_text(content)
+    if said is None:
+        assert provenance.read_runs(tmp_path) == []
+        return
+    with pytest.raises(InputError, match=said):
+        provenance.read_runs(tmp_path)
+
+
+# ---- the stage that records it --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(root, tmp_path, monkeypatch):
+    """Runs the stage on made-up networks and images; gives its record."""
+    model, images = tmp_path / "models/x", tmp_path / "sets/mnist"
+    model.mkdir(parents=True)
+    images.mkdir(parents=True)
+    (model / "networks.safetensors").write_bytes(b"networks")
+    (model / "run.json").write_text(json.dumps({"params": {"dataset": "mnist"}}))
+    (images / "images.npy").write_bytes(b"images")
+    monkeypatch.chdir(root)
+
+    def run(script="stages/train.py"):
+        stage.main(Path("params.yaml"), Path(script), model, images, tmp_path / "x/provenance.json")
+        return json.loads((tmp_path / "x/provenance.json").read_text())
+
+    return run, model, images
+
+
+def test_the_record_holds_what_the_model_rests_on(recorded, tmp_path):
+    run, _, _ = recorded
+    found = run()
+    assert found["networks"] == hashlib.sha256(b"networks").hexdigest()
+    assert found["run"] == {"params": {"dataset": "mnist"}}
+    assert found["code"] == fingerprint(imported_files(Path("stages/train.py")))
+    assert run("stages/imagenet128.py")["code"] != found["code"]
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_another_image_or_file_is_another_set(recorded):
+    run, _, images = recorded
+    first = run()
+    assert run() == first
+    (images / "images.npy").write_bytes(b"imagee")
+    changed = run()
+    (images / "images.npy").write_bytes(b"images")
+    (images / "index.parquet").write_bytes(b"")
+    assert len({first["data"], changed["data"], run()["data"]}) == 3
+    assert run()["code"] == first["code"]
+
+
+def test_the_stage_depends_on_the_code_that_it_hashes():
+    known = set(imported_files(Path("stages/provenance.py"), made.ROOT))
+    for script in ("train", "semisup", "imagenet128"):
+        assert set(imported_files(Path(f"stages/{script}.py"), made.ROOT)) <= known
