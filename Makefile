@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 BASE ?= origin/main
+export BASE # to the shell as a value, never as text of a command: a branch may have any name
 TARGETS ?=
 JOBS ?= 2
 
@@ -57,7 +58,7 @@ readme: $(VENV)/.installed  ## rewrite the README's section on what is reproduce
 	@$(RUN) -m pipeline.project.cli readme
 
 pr: $(VENV)/.installed  ## what this branch changes in the results, as a comment: make pr BASE=origin/main
-	@$(ENVIRONMENT) $(RUN) -m pipeline.project.cli pr "$(BASE)"
+	@$(ENVIRONMENT) $(RUN) -m pipeline.project.cli pr "$$BASE"
 
 test: $(VENV)/.installed-test  ## format, lint, types and tests
 	$(RUN) -m ruff format --check .

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pipeline.claims.book import Experiment
 from pipeline.core.errors import InputError
 from pipeline.core.source_code import fingerprint
+from pipeline.project import lock
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -42,6 +43,13 @@ def names(root: Path, experiments: Iterable[Experiment]) -> dict[str, str]:
     with _open_repo(root) as repo:
         recipes = _Recipes(repo, root)
         return {e.arm: f"{PREFIX}-{e.arm}-{recipes.digest(e)[:8]}" for e in experiments}
+
+
+def stale_outputs(root: Path) -> frozenset[str]:
+    """Outputs that dvc.lock has from other code, params or data than there are now, and all that was made from them."""
+    stale = {problem.stage for problem in lock.stale_stages(root, Path("dvc.yaml"))}
+    with _open_repo(root) as repo:
+        return _Recipes(repo, root).outputs_after(stale)
 
 
 def done(root: Path) -> dict[str, str]:
@@ -199,9 +207,19 @@ class _Recipes:
                 message = f"arm {experiment.arm}: '{name}' is no stage of dvc.yaml; `dvc stage list` shows them"
                 raise InputError(message)
             if name not in needed:
-                needed[name] = {self._outs[path].name for dep in self._stages[name].deps for path in self._made(dep)}
+                needed[name] = self._reads_from(name)
                 waiting += needed[name]
         return needed
+
+    def _reads_from(self, name: str) -> set[str]:
+        return {self._outs[path].name for dep in self._stages[name].deps for path in self._made(dep)}
+
+    def outputs_after(self, stages: set[str]) -> frozenset[str]:
+        """Outputs of these stages, and of all that need them."""
+        found, needs = set(stages), {name: self._reads_from(name) for name in self._stages}
+        while after := {name for name in needs if name not in found and needs[name] & found}:
+            found |= after
+        return frozenset(out.def_path for name in found for out in self._stages[name].outs)
 
     def _made(self, dep: Any) -> list[str]:
         """The outputs that a dependency is, or that lie in it."""

@@ -56,7 +56,7 @@ def loss_oscillation(outputs: Outputs, *, run: str, loss: str, window: int, skip
     history = _table(outputs, f"{MODELS}/{run}/history.parquet", ("seed", "step", loss))
     values = {}
     for seed, rows in history.sort_values("step").groupby("seed"):
-        kept = rows[loss].iloc[int(skip * len(rows)) :]
+        kept = _complete(rows[loss].iloc[int(skip * len(rows)) :], f"{run}, seed {seed}: {loss}")
         trend = kept.rolling(window, center=True).mean()
         if trend.notna().sum() < 2:
             message = f"{run}: {len(kept)} logged rows are too few for a moving mean of {window}"
@@ -157,6 +157,7 @@ def sample_score(outputs: Outputs, *, run: str, quantity: str) -> Measured:
     if chosen.empty:
         message = f"{run}: no score '{quantity}'; found {', '.join(sorted(set(found['quantity'])))}"
         raise InputError(message)
+    _complete(chosen["value"], f"{run}: {quantity}")
     return Measured(values=chosen.groupby("seed")["value"].mean())
 
 
@@ -294,7 +295,16 @@ def _health(outputs: Outputs, run: str) -> pd.DataFrame:
     if health.empty:
         message = f"{run}: no samples were looked at"
         raise InputError(message)
+    _complete(health["diversity"], f"{run}: diversity")
     return health.assign(network=_network(health))
+
+
+def _complete(numbers: pd.Series, what: str) -> pd.Series:
+    """The numbers, all finite: pandas would leave NaN out of a mean or a standard deviation without a word."""
+    if not np.isfinite(numbers.astype("float64")).all():
+        message = f"{what}: a number is NaN or infinite"
+        raise InputError(message)
+    return numbers
 
 
 def _network(rows: pd.DataFrame) -> pd.Series:

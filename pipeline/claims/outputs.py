@@ -24,6 +24,7 @@ class LockedOutputs:
     cache_path : of DVC's cache
     reports : root of the checkout whose reports (in Git, not in the cache) may be read; None = they may not
     remedy : what to do where bytes are missing
+    stale : outputs of other code, params or data than there are now: compared with an arm, they would show those, too
     """
 
     who: str
@@ -31,6 +32,7 @@ class LockedOutputs:
     cache_path: CachePath
     reports: Path | None
     remedy: str
+    stale: frozenset[str] = frozenset()
 
     def path(self, name: str) -> Path:
         """Where the bytes of an output, or of a file in an output folder, lie.
@@ -38,8 +40,11 @@ class LockedOutputs:
         Raises
         ------
         InputError
-            If dvc.lock has no such output, or the cache does not have its bytes.
+            If dvc.lock has no such output, it is stale, or the cache does not have its bytes.
         """
+        if self.stale & {name, *map(str, PurePosixPath(name).parents)}:
+            message = f"{self.who}: {name} is of other code, params or data than there are now; {self.remedy}"
+            raise InputError(message)
         if self.reports is not None and name.startswith("reports/"):
             return self._existing(self.reports / name, name)
         if name in self.locked:
@@ -61,8 +66,8 @@ class LockedOutputs:
         return path
 
 
-def committed(root: Path, cache_path: CachePath) -> LockedOutputs:
-    """The embedded results as dvc.lock has them."""
+def committed(root: Path, cache_path: CachePath, stale: frozenset[str] = frozenset()) -> LockedOutputs:
+    """The embedded results as dvc.lock has them, but for those that are ``stale``."""
     lock = root / "dvc.lock"
     text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
     return LockedOutputs(
@@ -71,6 +76,7 @@ def committed(root: Path, cache_path: CachePath) -> LockedOutputs:
         cache_path=cache_path,
         reports=root,
         remedy="run `make repro` first",
+        stale=stale,
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,8 +202,9 @@ def write_table(root: Path, book: Book, names: Mapping[str, str]) -> list[Row]:
     found: dict[str, Outputs] = {
         arm: outputs.of_experiment(root, arm, ended[name], cache_path) for arm, name in names.items() if name in ended
     }
-    found[COMMITTED] = outputs.committed(root, cache_path)
-    rows = [row(book, name, found) for name in book.claims]
+    found[COMMITTED] = outputs.committed(root, cache_path, experiments.stale_outputs(root))
+    failed = {arm for arm, state in states(root, names).items() if state == "failed"}
+    rows = [row(book, name, found, failed) for name in book.claims]
     rows += [_untested(book, name) for name in book.not_tested]
     table.write(rows, root / REPORTS / "embedded")
     for profile in EMPTY_PROFILES:
@@ -211,11 +212,12 @@ def write_table(root: Path, book: Book, names: Mapping[str, str]) -> list[Row]:
     return rows
 
 
-def row(book: Book, name: str, arms: Mapping[str, Outputs]) -> Row:
-    """One claim judged; ``not tested`` where an arm or what the metric reads is not there."""
+def row(book: Book, name: str, arms: Mapping[str, Outputs], failed: Collection[str] = ()) -> Row:
+    """One claim judged; ``not tested`` where an arm (``failed``: it ran) or what the metric reads is not there."""
     claim = book.claims[name]
     if missing := [arm for arm in dict.fromkeys((claim.base.arm, claim.ablated.arm)) if arm not in arms]:
-        return _row(book, name, note=f"not run: {', '.join(missing)}")
+        said = "; ".join(f"{'failed' if arm in failed else 'not run'}: {arm}" for arm in missing)
+        return _row(book, name, note=said)
     try:
         base, ablated = _measured(claim, claim.base, arms), _measured(claim, claim.ablated, arms)
         compared = effect(base, ablated)

@@ -108,8 +108,9 @@ def markdown(rows: Sequence[Row]) -> str:
         "# Claims of the papers, tested on the embedded data",
         "",
         "Small networks, short schedules, rendered or few data: a verdict says what holds here, not whether the papers",
-        "are right. Claims, metrics, least effects and rules stand in `ablations.yaml` and were fixed before anything",
-        "was run; `docs/ablations.md` says how to read them. Effect = ablated - base.",
+        "are right. Claims, metrics, least effects and rules stand in `ablations.yaml` and were fixed before any",
+        "ablation was run; where committed results are compared, their numbers were known. Effect = ablated - base.",
+        "`docs/ablations.md` says how to read a verdict.",
     ]
     for paper, title in PAPERS.items():
         lines += ["", f"## {title}", ""]

@@ -86,7 +86,10 @@ def check(profile: str, root: Path = Path(), *, hashing: bool = True) -> list[En
     params_file = root / ("params.yaml" if profile == "embedded" else f"profiles/{profile}/params.yaml")
     values, folder = params.read(params_file), data_folder()
     entries: list[Entry | _File] = []
-    for name in values.get("fetch", {}):
+    if not isinstance(values.get("fetch"), dict):
+        message = f"{params_file}, fetch: expected a section for each set, found {values.get('fetch')!r}"
+        raise InputError(message)
+    for name in values["fetch"]:
         if name in FETCH:
             raw = root / "data" / profile / "raw" / name
             entries += _of_set(name, _section(values, params_file, name), folder, raw, hashing=hashing)

@@ -3,6 +3,7 @@
 DVC decides what a stage does: whether it changed, whether the run cache has it, what is written to dvc.lock. Here is
 only the order: a stage starts when all that it needs have ended. While a command runs, DVC lets go of its lock, so
 others may start; what it writes itself (dvc.lock, the cache, Git's index) is written under that lock, by one at a time.
+``dvc_child`` sees to it that a kill leaves no half of a dvc.lock.
 """
 
 import json
@@ -35,17 +36,6 @@ LOGS = Path(".work/fan-out")
 DID_NOT_CHANGE = re.compile(r"^Stage '.*' didn't change, skipping$", re.MULTILINE)  # what DVC says of a stage
 SECONDS_BETWEEN_LINES = 30.0
 ON_THE_WAY_OUT = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 60.0))  # seconds to wait after each
-
-# Python that becomes DVC, once it has asked Linux to be killed with its parent; exec keeps that. Not preexec_fn, which
-# may deadlock. The parent may have died before the request, so its number is compared.
-BECOME_DVC = """\
-import ctypes, os, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit("error: gan-tables run is gone; run it again")
-os.execv(sys.executable, [sys.executable, "-m", "dvc", *sys.argv[2:]])
-"""
 
 Outcome = Literal["up to date", "done", "failed", "skipped"]
 
@@ -326,7 +316,7 @@ def _start(stage: str, logs: Path, gpu: str | None) -> _Child:
     dvc = ["--wait-for-lock", "repro", "--single-item", stage]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", BECOME_DVC, str(os.getpid()), *dvc],
+            [sys.executable, "-m", "pipeline.project.dvc_child", str(os.getpid()), *dvc],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=output,

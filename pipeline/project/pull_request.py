@@ -111,7 +111,7 @@ def _lock(pair: Pair) -> Section:
             report = lock.verify_lock(root)
     except InputError as error:
         found.summary = "**not readable**"
-        found.problems.append(f"dvc.lock of head: {error}")
+        found.problems.append(f"dvc.lock of head: {' '.join(str(error).split())}")
         return found
     found.summary = "up to date" if report.passed else "**not up to date**: run `make repro` and commit what changes"
     for head, problems in _by_profile(report.lines).items():

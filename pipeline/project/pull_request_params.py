@@ -97,4 +97,7 @@ def _n_leaves(value: Any) -> int:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)
+    except TypeError:  # keys that JSON does not have, such as a date
+        return repr(value)

@@ -236,7 +236,8 @@ def _missing_of(root: Path, profile: str, state: ProfileState | None) -> Iterato
         yield from _missing_real_data(root, profile)
     notes: Counter[str] = Counter()
     for _, rows in _tables(root, profile):
-        notes.update(row["note"] for row in rows if row.get("kind") == "ours" and not row.get("measured"))
+        empty = [row for row in rows if row.get("kind") == "ours" and not row.get("measured")]
+        notes.update(row.get("note") or "no note says why" for row in empty)
     for note, n in notes.most_common(3):
         yield f"  {profile}: {n} {'cell' if n == 1 else 'cells'} not measured: {note}"
     if len(notes) > 3:

@@ -43,7 +43,8 @@ CLAIMS = "claims"
 CLAIMS_READING = (
     "Each sentence of the papers that can be tested, the ablation that tests it, and what came of it. Embedded data "
     "and small nets: a verdict is one on this pipeline, not on the paper. Effect: of the ablation on the metric, mean "
-    "± standard deviation over seeds, draws or splits. The rule of each verdict was written down before the runs."
+    "± standard deviation over n seeds, draws, splits or games. The rule of each verdict was written down before "
+    "the ablations ran; where it compares committed results alone, those were known."
 )
 NO_CLAIMS = "No claim has been tested in this profile. Ablations (`make ablations`) run on the embedded data."
 
@@ -149,7 +150,7 @@ def report_parts(profile: str, report: Report, reports: Path, models: list[Path]
     """
     lines: list[Part] = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
     lines += [f"- {name}: {what}" for name, what in sorted(report.datasets.items())]
-    lines += ["", "What became of every image, with contact sheets: [datasets.md](datasets.md).", ""]
+    lines += ["", "What became of every image, with contact sheets: [datasets](datasets.md).", ""]
     lines += ["## DCGAN, Table 1: CIFAR-10 accuracy of a linear classifier on features, %", ""]
     lines += _table(reports, "dcgan_table1")
     lines += [
@@ -214,7 +215,7 @@ def _claims(reports: Path) -> list[Part]:
 
 
 def _claims_table(claims: pd.DataFrame) -> list[str]:
-    lines = ["| claim | sentence | metric | effect | seeds | verdict |", "| --- | --- | --- | ---: | ---: | --- |"]
+    lines = ["| claim | sentence | metric | effect | n | verdict |", "| --- | --- | --- | ---: | ---: | --- |"]
     for claim in claims.to_dict("records"):
         effect = "" if pd.isna(claim["effect"]) else f"{claim['effect']:+.3g}"
         effect += "" if not effect or pd.isna(claim["effect_spread"]) else f" ± {claim['effect_spread']:.2g}"

@@ -124,6 +124,8 @@ def test_committed_results_are_judged_without_any_arm(book, tmp_path):
 def test_a_claim_whose_arm_is_missing_is_not_tested(book, tmp_path):
     found = runner.row(book, "rate", arms(tmp_path, short=[0.9, 0.8, 0.7]))
     assert (found.verdict, found.note) == ("not tested", "not run: strong")
+    again = runner.row(book, "rate", arms(tmp_path, short=[0.9, 0.8, 0.7]), failed={"strong", "other"})
+    assert (again.verdict, again.note) == ("not tested", "failed: strong"), "it ran, and a reader must know it"
     assert (found.base, found.effect, found.n_seeds) == (None, None, None)
     assert found.ablation == "train.rate=0.9"
     assert found.targets == "train@a"
@@ -174,7 +176,10 @@ def test_bytes_are_found_through_the_lock(tmp_path):
     (cache / "2.dir").write_text(json.dumps([{"md5": "1", "relpath": "inner/a.txt"}, {"md5": "9", "relpath": "b.txt"}]))
     lock = "stages:\n  s:\n    outs:\n    - {path: data/x, md5: '2.dir'}\n    - {path: data/y, md5: '1'}\n"
     (tmp_path / "dvc.lock").write_text(lock)
-    found = outputs.committed(tmp_path, lambda md5: cache / md5)
+    for path in ("data/x", "data/x/inner/a.txt"):
+        with pytest.raises(InputError, match=f"{path} is of other code, params or data"):
+            outputs.committed(tmp_path, lambda md5: cache / md5, frozenset({"data/x"})).path(path)
+    found = outputs.committed(tmp_path, lambda md5: cache / md5, frozenset({"data/w"}))
     assert found.path("data/y").read_text() == "one"
     assert found.path("data/x/inner/a.txt").read_text() == "one"
     for name, said in (("data/z", "dvc.lock has no output"), ("data/x/c", "no output"), ("data/x/b.txt", "cache")):

@@ -179,10 +179,29 @@ def test_results_that_give_no_number_are_refused(tmp_path, frame, said):
         values(tmp_path, {f"{MODEL}/history.parquet": frame}, "loss_oscillation", **of)
 
 
-def test_a_number_that_is_none_is_refused(tmp_path):
-    frames = {f"{MODEL}/health.parquet": health({0: [0.5], 1: [float("nan")]})}
-    with pytest.raises(InputError, match="final_diversity: a number is NaN"):
-        values(tmp_path, frames, "final_diversity", run="a")
+@pytest.mark.parametrize("none", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused_and_not_left_out_of_a_mean(tmp_path, none):
+    history = made_history()
+    history.loc[history["step"] == 400, "d_loss"] = none
+    scores = pd.DataFrame({"seed": 0, "quantity": ["s", "s", "t"], "value": [1.0, none, 2.0]})
+    frames = {
+        f"{MODEL}/health.parquet": health({0: [0.5, 0.6, 0.7, 0.8], 1: [0.5, none, 0.7, 0.8]}),
+        f"{MODEL}/history.parquet": history,
+        f"{MODEL}/validation.parquet": pd.DataFrame(
+            {"seed": [0, 1], "epoch": 8, "n_images": 500, "error_percent": [1.0, none]}
+        ),
+        f"{RESULTS}/improved_table3/a.parquet": scores,
+    }
+    for metric, of in (
+        ("diversity_gap", {"until_epoch": 3}),
+        ("diversity_oscillation", {"after_epoch": 1}),
+        ("loss_oscillation", {"loss": "d_loss", "window": 5, "skip": 0.2}),
+        ("validation_error", {"until_epoch": 8}),
+        ("sample_score", {"quantity": "s"}),
+    ):
+        with pytest.raises(InputError, match="a number is NaN or infinite"):
+            values(tmp_path, frames, metric, run="a", **of)
+    assert values(tmp_path, frames, "sample_score", run="a", quantity="t") == {0: 2.0}
 
 
 def test_too_few_epochs_are_refused(tmp_path):

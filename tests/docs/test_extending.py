@@ -89,6 +89,8 @@ def test_a_table(sections, checkout):
     assert "2 passed" in said
     assert "| xy, weight 0.1 | late_distance [distance] | extra |" in said
     assert (checkout / "reports/embedded/metrics/toy_strengths.json").is_file()
+    shown = "python -m pytest tests/reporting/test_html_page.py -k 'every_row_of_its_csv and embedded'"
+    assert "1 passed" in made_checkout.run_shell(shown, checkout), "the report page shows the new table"
 
 
 @pytest.mark.parametrize("stage", ["fetch", "assemble", "table", "report"])

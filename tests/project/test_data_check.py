@@ -217,6 +217,12 @@ def test_wrong_params_are_a_sentence(project):
         data_check.check("laptop", project)
 
 
+def test_params_without_sets_are_a_sentence(project):
+    edited(project, lambda values: values.update(fetch=None))
+    with pytest.raises(InputError, match=r"params\.yaml, fetch: expected a section for each set, found None"):
+        data_check.check("laptop", project)
+
+
 def test_weight_files(project, data):
     content = b"weights"
     inception = {"file": "w.pth", "url": "https://example.org/w.pth", "sha256": sha256(content)}

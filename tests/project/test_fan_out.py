@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.project import fan_out, lock
+from pipeline.project import dvc_child, fan_out, lock
 from pipeline.project.fan_out import Plan, Schedule
 
 GRAPH = """\
@@ -202,6 +203,27 @@ def test_kill_9_leaves_no_child_and_the_next_run_goes_on(project, capsys):
     assert fan_out.run(["after_slow"], jobs=1)
     assert (project / "data/embedded/after_slow.txt").read_text() == "slow"
     assert "2 stages: 0 up to date, 2 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_run_that_is_stopped_while_dvc_writes_the_lock_loses_no_entry(tmp_path, monkeypatch, whole):
+    from dvc.utils.serialize import dump_yaml, modify_yaml
+
+    path = tmp_path / "dvc.lock"
+    dump_yaml(str(path), {"stages": {f"train@{n}": {"cmd": f"train {n}"} for n in range(1000)}})
+    before = path.read_bytes()
+    assert before.count(b"cmd: train") == 1000
+
+    def stopped(data, stream):
+        stream.write(before[: len(before) // 2].decode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dvc.utils.serialize._yaml._dump", stopped)
+    context = dvc_child.files_written_whole() if whole else nullcontext()
+    with pytest.raises(KeyboardInterrupt), context, modify_yaml(str(path)) as lock_file:
+        lock_file["stages"]["train@0"] = {"cmd": "train again"}
+    assert (path.read_bytes() == before) is whole  # DVC itself leaves the half of it
+    assert [file.name for file in tmp_path.iterdir()] == ["dvc.lock"]
 
 
 def test_only_living_commands_hold_files(project):

@@ -143,6 +143,11 @@ def test_a_number_that_becomes_text_or_another_type_is_a_change(project):
     assert '| `train.beta1` | embedded | `0.5` | `"0.5"` |' in text
 
 
+def test_keys_that_json_does_not_have(project):
+    text = comment(project, {"params.yaml": f"{FILES['params.yaml']}since: {{2024-01-01: 1}}\n"})
+    assert "| `since` | embedded | new | 1 key: `{datetime.date(2024, 1, 1): 1}` |" in text
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -323,7 +328,8 @@ def test_claims_that_flipped(project):
         "tanh,faster,1,1,undecided",
         "old,gone,1,1,undecided",
     ]
-    commit(project, {CLAIMS: "\n".join(base) + "\n"})
+    # those of the other profiles have a header only
+    commit(project, {CLAIMS: "\n".join(base) + "\n", CLAIMS.replace("embedded", "laptop"): f"{CLAIM_HEAD}\n"})
     git(project, "branch", "--force", "claims")
     head = [base[0], "beta1,beta1 = 0.9 oscillates,-1.25,0.25,contradicted", base[2], "vbn,better,,,not tested"]
     text = comment(project, {CLAIMS: "\n".join(head) + "\n"}, base="claims")
@@ -334,6 +340,7 @@ def test_claims_that_flipped(project):
     assert "- gone: `old`" in text
     assert "| Claims | 1 of 2 claims flipped |" in text
     assert "| Tables | no number changed |" in text  # it is not a table of numbers
+    assert not_compared(text) == []
 
 
 def test_claims_that_only_one_side_has_or_that_are_malformed(project):
@@ -623,6 +630,7 @@ def test_a_lock_with_a_merge_conflict_leaves_the_rest_of_the_comment(graph):
     text = comment(graph, {"dvc.lock": conflict, **table(REAL, GAN.replace("16.9", "15"), DCGAN)})
     assert "| Lock | **not readable** |" in text
     assert [line.startswith("dvc.lock of head: DVC: ") for line in not_compared(text)] == [True]
+    assert re.search(r"^> \*\*Not compared:\*\* dvc.lock.* line \d+, column \d+$", text, flags=re.MULTILINE)
     assert "1 number changed" in text
 
 

@@ -125,6 +125,14 @@ def test_a_profile_without_reports_is_left_empty(project):
     assert "laptop: not drawn yet" in text
 
 
+def test_an_empty_cell_says_why(project):
+    text = all_of(project)
+    lines = {name: {line[-5]: line for line in table_of(text, name)} for name in ("text_numbers", "datasets")}
+    assert lines["text_numbers"]["people count"][-1] == "not counted: no image set here says who is shown"
+    assert lines["datasets"]["groups of 3 groups"][-3:-1] == ["not run yet", "no such number"]
+    assert {line[-2] for line in table_of(text, "turing")[1:]} == {"nobody has voted", "quoted"}
+
+
 def test_figures_of_one_name_stand_together_in_their_order(project):
     text = all_of(project)
     assert re.findall(r'<h3 id="figure_(\w+)">', text) == ["fig2", "fig10"]

@@ -174,6 +174,11 @@ def test_what_was_not_measured_and_why(bare, capsys):
     assert "  laptop: 1 cell not measured: gone" in lines
 
 
+def test_a_table_without_notes(bare, capsys):
+    (bare / "reports/laptop/tables/big.csv").write_text("row,column,kind,measured\na,b,ours,\n")
+    assert "  laptop: 1 cell not measured: no note says why" in said(capsys)
+
+
 def write_record(project, *rows, tail=""):
     path = project / status.RUN_RECORD
     path.parent.mkdir(exist_ok=True)

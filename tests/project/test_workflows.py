@@ -63,6 +63,8 @@ def test_the_job_that_may_write_runs_no_code_of_the_branch(root):
 def test_nothing_of_a_pull_request_is_pasted_into_a_script(workflow):
     for step in steps(workflow):
         assert "${{" not in step.get("run", "")  # values go through env, where no shell reads them
+        for line in step.get("run", "").splitlines():  # make pastes what it is given into the shell's text
+            assert "$" not in line or not re.search(r"\bmake\b", line)
 
 
 def test_checkouts_keep_no_token_for_the_code_that_follows(workflow):

@@ -112,7 +112,7 @@ def test_all_rows_can_be_read_on_a_phone(tab, pages, root, profile):
         n_rows = len(pd.read_csv(path))
         rows = page.locator(f"table[data-table={path.stem}] tbody tr")
         assert rows.count() == n_rows
-        if n_rows and path.stem != "claims":  # cards: the numbers are on the screen, not beside it
+        if n_rows:  # cards: the numbers are on the screen, not beside it
             boxes = rows.evaluate_all("all => all.map((row) => row.getBoundingClientRect().right)")
             assert max(boxes) <= 390
 
@@ -127,6 +127,16 @@ def test_every_text_can_be_read(tab, pages, name, scheme):
     assert {pair: told for pair, told in found.items() if told[0] < LEAST} == {}
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize(("name", "greyed"), [("embedded", "tr.muted td.measured"), ("all", "td.muted")])
+def test_embedded_numbers_are_grey(tab, pages, name, greyed):
+    page = tab(pages[name])
+    colours = "all => [...new Set(all.map((one) => getComputedStyle(one).color))]"
+    (grey,) = page.locator(greyed).evaluate_all(colours)
+    soft = page.locator("p.soft").first.evaluate("one => getComputedStyle(one).color")
+    text = page.evaluate("getComputedStyle(document.body).color")
+    assert grey == soft != text
 
 
 def test_by_keys_alone(tab, pages):

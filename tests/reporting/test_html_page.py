@@ -309,8 +309,8 @@ def test_claims_have_their_verdicts(tmp_path):
     ]
     line = Parsed(text).rows["claims"][1]
     assert line[0] == "beta1dcgan, 4"
-    assert line[4:7] == ["0.125 ± 0.01", "0.375 ± 0.05", "+0.25 ± 0.0513 seeds"]
-    assert "train.beta1=0.9 more than two standard errors" in line[7]
+    assert line[4:7] == ["0.125 ± 0.01", "0.375 ± 0.05", "+0.25 ± 0.051n = 3"]
+    assert "train.beta1=0.9 more than two standard errors" in line[2]
 
 
 def test_a_profile_without_ablations_says_so(tmp_path):

@@ -47,7 +47,8 @@ BANNERS = {  # by comparable: what a reader must know before any number
     ),
     "yes": (
         "The papers' sizes and schedules.",
-        "What was measured may be set beside the paper's numbers; what has not been run is empty and says so.",
+        "What was measured may be set beside the paper's numbers where its row does not say otherwise; what has not "
+        "been run is empty and says so.",
     ),
 }
 OWN_ANCHORS = {"main", "at_a_glance", "datasets", "further_pictures", "provenance"}  # of headings of the page itself

@@ -6,15 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.reporting import page
+from pipeline.reporting.rows import NOT_RUN, QUOTED
 from pipeline.reporting.web import cells, html_page, pictures
 
 # Figures of three profiles; nobody sends this page around, so it may be longer than the report of one.
 BUDGET = 60_000_000
+SHORT = {NOT_RUN: "not run yet", QUOTED: "quoted"}  # notes of most numbers that are missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row and column that some profile's table has: the paper's number, and each profile's cell, if it has one."""
+    """A row and column that some profile's table has: the paper's number, and each profile's cell, if it has one.
+
+    Attributes
+    ----------
+    why : of each profile, why it has no number, where it has none
+    """
 
     row: str
     row_span: int
@@ -22,6 +29,7 @@ class Line:
     unit: str
     paper: str
     profiles: tuple[cells.Cell | None, ...]
+    why: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +105,17 @@ def _lines(profiles: Sequence[Sequence[cells.Cell]]) -> tuple[Line, ...]:
             unit=cell.unit,
             paper=cell.paper,
             profiles=tuple(found.get((row, column)) for found in own),
+            why=tuple(_why(row, column, found) for found in own),
         )
         for row, columns in rows.items()
         for number, (column, cell) in enumerate(columns.items())
     )
+
+
+def _why(row: str, column: str, found: Mapping[tuple[str, str], cells.Cell]) -> str:
+    """Of a row that has other numbers in the profile: that it lacks this one."""
+    cell = found.get((row, column))
+    if cell is None:
+        ran = any(other.row == row and other.measured for other in found.values())
+        return "no such number" if ran else SHORT[NOT_RUN]
+    return next((short for note, short in SHORT.items() if note in cell.note), cell.note)
