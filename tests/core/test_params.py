@@ -311,7 +311,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path, root, text, number):
             f"{RUN}.architecture.name",
             "dcgan",
             f"{RUN}.architecture.name",
-            ("'dcgan_mnist', 'gan_mnist', 'dcgan_64'", "found 'dcgan'"),
+            ("'dcgan_mnist', 'gan_mnist', 'dcgan_mnist_affine'", "found 'dcgan'"),
         ),
         (f"{RUN}.architecture", 3, f"{RUN}.architecture", ("found 3",)),
         (f"{RUN}.selection.batch_size", 505, f"{RUN}.selection.batch_size", ("multiple of 10", "found 505")),
@@ -352,8 +352,9 @@ COLOUR_KEYS = "expected filters, name, variant, z, z_dim"
         (
             "name",
             "dcgan_256",
-            f"{COLOUR}.architecture.name: expected 'dcgan_mnist', 'gan_mnist', 'dcgan_64', 'dcgan_32', 'dcgan_svhn', "
-            "'dcgan_128', found 'dcgan_256'",
+            f"{COLOUR}.architecture.name: expected 'dcgan_mnist', 'gan_mnist', 'dcgan_mnist_affine', "
+            "'gan_mnist_affine', 'dcgan_64', 'dcgan_32', 'dcgan_svhn', 'dcgan_svhn_linear', 'dcgan_128', "
+            "found 'dcgan_256'",
         ),
         ("name", GONE, f"{COLOUR}.architecture: missing key 'name', which says what kind of section this is"),
         (

@@ -351,7 +351,7 @@ def test_settings(tmp_path):
     name = URL_INCEPTION_V3.rpartition("/")[2]
     sha256 = "6726825d" + "0" * 56
     file = tmp_path / "params.yaml"
-    text = "inception: {{file: {}, url: {}, sha256: {}}}\n"
+    text = "inception: {{file: {}, url: '{}', sha256: {}}}\n"
     file.write_text(text.format(name, URL_INCEPTION_V3, sha256))
     assert params.load(file, Inception, own="inception") == Inception(file=name, url=URL_INCEPTION_V3, sha256=sha256)
     for bad in ("../weights.pth", "a/weights.pth", "..", "''"):
