@@ -17,19 +17,23 @@ def main(
     metrics: Path,
     figures: Path,
     sheets: Path,
+    semisup: Path,
     html: Path,
 ) -> None:
     """Write the Markdown pages and metrics/provenance.json into REPORTS, and the page HTML, which needs nothing else.
 
-    All of them from tables, RECORDS_OF_RUNS and figures' METRICS; HTML also from the pictures in FIGURES and SHEETS.
+    All of them from tables, RECORDS_OF_RUNS, results of SEMISUP and figures' METRICS; HTML also from the pictures in
+    FIGURES and SHEETS.
     """
     report = params.load(params_file, tables.Report, own="report")
-    runs = [records_of_runs / name for name in [*params.read(params_file)["train"]["runs"], IMAGENET128]]
-    report_parts = page.report_parts(profile, report, reports, runs, metrics)
+    values = params.read(params_file)
+    runs = [records_of_runs / name for name in [*values["train"]["runs"], IMAGENET128]]
+    few_labels = [semisup / run["dataset"] / name for name, run in values["semisup"]["runs"].items()]
+    report_parts = page.report_parts(profile, report, reports, runs, metrics, few_labels)
     datasets_parts = page.datasets_parts(profile, report, reports)
     files.write_text(reports / "report.md", page.markdown(report_parts))
     files.write_text(reports / "datasets.md", page.markdown(datasets_parts))
-    records.write_metrics(reports / "metrics/provenance.json", page.provenance(runs))
+    records.write_metrics(reports / "metrics/provenance.json", page.provenance([*runs, *few_labels]))
     text = html_page.html_page(
         profile,
         report,
@@ -37,7 +41,7 @@ def main(
         datasets_parts=datasets_parts,
         tables=reports / "tables",
         shown=pictures.read(pictures.in_folders(figures, sheets)),
-        runs=provenance.read_runs(records_of_runs),
+        runs=[*provenance.read_runs(records_of_runs), *provenance.read_runs(semisup, depth=2)],
     )
     files.write_text(html, text)
 

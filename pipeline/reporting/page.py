@@ -3,7 +3,7 @@
 A page is a list of parts, lines of Markdown and tables: report.md joins them, and html_page.py lays the same parts out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,11 @@ class Table:
 Part = str | Table
 
 
-def report_page(profile: str, report: Report, reports: Path, models: list[Path], metrics: Path) -> str:
+def report_page(
+    profile: str, report: Report, reports: Path, models: list[Path], metrics: Path, few_labels: Sequence[Path] = ()
+) -> str:
     """Markdown of the whole report; links are relative to the folder ``reports``. Parameters: :func:`report_parts`."""
-    return markdown(report_parts(profile, report, reports, models, metrics))
+    return markdown(report_parts(profile, report, reports, models, metrics, few_labels))
 
 
 def markdown(parts: Iterable[Part]) -> str:
@@ -139,7 +141,9 @@ def markdown(parts: Iterable[Part]) -> str:
 COUNTS = ("count", "images", "photos", "classes", "votes")  # units of whole numbers
 
 
-def report_parts(profile: str, report: Report, reports: Path, models: list[Path], metrics: Path) -> list[Part]:
+def report_parts(
+    profile: str, report: Report, reports: Path, models: list[Path], metrics: Path, few_labels: Sequence[Path] = ()
+) -> list[Part]:
     """Everything that the report says, in order.
 
     Parameters
@@ -147,6 +151,7 @@ def report_parts(profile: str, report: Report, reports: Path, models: list[Path]
     reports : the tables are read from it
     models : model folders, or the records of their runs
     metrics : folder of the figures' metrics
+    few_labels : result folders of Improved GAN's runs, for their health
     """
     lines: list[Part] = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
     lines += [f"- {name}: {what}" for name, what in sorted(report.datasets.items())]
@@ -187,7 +192,8 @@ def report_parts(profile: str, report: Report, reports: Path, models: list[Path]
     lines += _text_numbers(reports)
     lines += _claims(reports)
     lines += ["## Training runs", "", *health.runs_table(models), "", "Curves: `dvc plots show`.", ""]
-    lines += ["## Health of the training runs", "", *health.health_table(models), "", *HEALTH_READING, ""]
+    lines += ["## Health of the training runs", "", *health.health_table([*models, *few_labels]), ""]
+    lines += [*HEALTH_READING, ""]
     return lines
 
 

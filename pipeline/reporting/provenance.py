@@ -47,15 +47,15 @@ def params_hash(params: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def read_runs(records: Path) -> list[Run]:
-    """Of every folder of ``records``, by name; none if there is no such folder.
+def read_runs(records: Path, depth: int = 1) -> list[Run]:
+    """Of every folder ``depth`` levels below ``records``, in order; none if there is no such folder.
 
     Raises
     ------
     InputError
         If a record is not JSON, or says nothing of its params.
     """
-    folders = sorted(path for path in records.iterdir() if path.is_dir()) if records.is_dir() else []
+    folders = sorted(path for path in records.glob("/".join("*" * depth)) if path.is_dir())
     return [run for folder in folders if (run := _read_run(folder)) is not None]
 
 

@@ -511,6 +511,15 @@ def test_digits_generated_by_several_seeds_say_so(tmp_path, n_seeds):
     assert [line.split(" | ")[3:5] for line in lines] == [["5.00 ± 1.00", "3 seeds"] if n_seeds == 3 else ["4.00", ""]]
 
 
+def test_health_of_networks_with_few_labels_is_told(reports):
+    runs, few = [model(reports, "gan_mnist")], [model(reports, "mnist-50"), reports / "mnist-20"]
+    text = page.report_page("embedded", REPORT, reports, runs, reports / "metrics", few)
+    told = text[text.index("## Health of the training runs") :]
+    assert "| mnist-50 |" in told
+    assert "Not run in this profile: mnist-20." in told
+    assert "mnist-50" not in text[: text.index("## Health of the training runs")]
+
+
 def test_provenance_is_what_decides_the_bytes(tmp_path):
     models = [model(tmp_path, "a"), model(tmp_path, "b"), tmp_path / "not_trained"]
     assert page.provenance(models) == MACHINE

@@ -52,6 +52,13 @@ def test_no_records_are_no_runs(tmp_path):
     assert provenance.read_runs(tmp_path / "nowhere") == []
 
 
+def test_folders_of_folders(tmp_path):
+    for place in ("mnist/b", "mnist/a", "cifar10/c"):
+        made.write_run(tmp_path, place, recorded=False)
+    assert [run.name for run in provenance.read_runs(tmp_path, depth=2)] == ["c", "a", "b"]
+    assert provenance.read_runs(tmp_path) == []
+
+
 @pytest.mark.parametrize(("content", "said"), [("{", "not valid JSON"), ("{}", None), ('{"run": "x"}', "no 'params'")])
 def test_a_broken_record_is_refused(tmp_path, content, said):
     folder = made.write_run(tmp_path, "x", recorded=False)
