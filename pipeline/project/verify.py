@@ -394,7 +394,9 @@ def _instruction_set(folder: Path) -> str:
 
 
 def _files(folder: Path) -> set[Path]:
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    """What stages write; claims come from experiments, and a rerun leaves them as they are."""
+    sources = {path.relative_to(REPORTS) for path in SOURCES}
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - sources
 
 
 def _values(folder: Path, path: Path) -> Values:
