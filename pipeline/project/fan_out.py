@@ -139,7 +139,7 @@ def matching(names: list[str], targets: Sequence[str], dvc_yaml: Path) -> list[s
         if not named:
             near = get_close_matches(plain, {*names, *(name.partition("@")[0] for name in names)}, n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
-            message = f"{dvc_yaml}: no stage or group '{target}'{hint} `dvc stage list {dvc_yaml}` names them all"
+            message = f"{dvc_yaml}: no stage or group '{target}'{hint}; `dvc stage list {dvc_yaml}` names them all"
             raise InputError(message)
         found |= dict.fromkeys(named)
     return list(found) if targets else names
