@@ -1,6 +1,6 @@
 # One command for each thing that people do here. Everything is installed into .venv, once: a stamp file in it is newer
 # than pyproject.toml and constraints.txt. Variables: PYTHON (3.11 or newer), PIP_ARGS (more arguments for pip install),
-# BASE (what `pr` compares with), TARGETS and JOBS (of `run`).
+# BASE (what `pr` compares with), TARGETS (of `run`), JOBS (stages of `run`, or test files of `test`, at a time).
 PYTHON ?= python3
 PIP_ARGS ?=
 BASE ?= origin/main
@@ -21,7 +21,7 @@ ENVIRONMENT := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" SHELL=/bin/sh
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 	@echo 'Variables: PYTHON=python3.12 picks the interpreter, PIP_ARGS="..." goes to pip install,'
-	@echo 'BASE=origin/main is what pr compares with, TARGETS="..." and JOBS=2 are of run.'
+	@echo 'BASE=origin/main is what pr compares with, TARGETS="..." and JOBS=2 are of run, JOBS=2 of test.'
 
 repro: $(VENV)/.installed  ## regenerate every embedded table and figure (what is up to date is not run again)
 	@$(ENVIRONMENT) $(RUN) -m dvc --wait-for-lock repro dvc.yaml
@@ -64,7 +64,7 @@ test: $(VENV)/.installed-test  ## format, lint, types and tests
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(ENVIRONMENT) $(RUN) -m pyright
-	$(ENVIRONMENT) $(RUN) -m pytest
+	$(ENVIRONMENT) OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 bench: $(VENV)/.installed  ## speed, as ratios against the usual tools, measured in one run
 	$(RUN) -m benchmarks.bench_neighbours

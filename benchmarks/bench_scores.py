@@ -41,6 +41,7 @@ CONFIG = Score(
     n_neighbour_images=IMAGES,
     kernel_subsets=1,
     kernel_subset_size=IMAGES,
+    n_images_over_steps=IMAGES,
     seed=0,
     inception=None,
 )
@@ -83,6 +84,7 @@ RUN = Run(
     decay_epochs=0,
     test_every_epochs=1,
     labels_only_epochs=0,
+    n_snapshots=0,
 )
 
 

@@ -78,6 +78,7 @@ def run_of(architecture: SemisupArchitecture, n_members: int) -> Run:
         decay_epochs=0,
         test_every_epochs=100,
         labels_only_epochs=0,
+        n_snapshots=0,
     )
 
 

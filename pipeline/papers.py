@@ -1,6 +1,7 @@
 """Published numbers, each with its table and unit. ``params.yaml`` says what we run, this file what was printed."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 
@@ -9,6 +10,7 @@ class Published:
     """One printed number.
 
     ``kind``: ``ours`` = the paper's authors produced it and we regenerate it; ``published`` = they quoted it.
+    ``setting``: a size that an experiment was given; with another one a result is not quite the paper's.
     """
 
     row: str
@@ -18,6 +20,7 @@ class Published:
     unit: str
     kind: Literal["ours", "published"]
     source: str
+    setting: bool = False
 
 
 Kind = Literal["ours", "published"]
@@ -180,9 +183,14 @@ IMPROVED_TABLE3 = tuple(
 )
 
 
-def _told(row: str, column: str, value: float, unit: str, source: str) -> Published:
+def _told(row: str, column: str, value: float, unit: str, source: str, *, setting: bool = False) -> Published:
     """A number that stands in the running text."""
-    return Published(row=row, column=column, value=value, spread=None, unit=unit, kind="ours", source=source)
+    return Published(
+        row=row, column=column, value=value, spread=None, unit=unit, kind="ours", source=source, setting=setting
+    )
+
+
+_setting = partial(_told, setting=True)
 
 
 LSUN, LSUN_DEDUP, FACES = "LSUN bedrooms", "LSUN bedrooms, deduplicated", "Faces"
@@ -196,21 +204,21 @@ DATASETS = (
 )
 
 # Further numbers of the running text: sizes of an experiment, which no table prints.
-FIRST_SAMPLES = _told("Bedrooms, Figure 2", "epoch", 1, "count", "DCGAN, section 4.1 and Figure 2")
-LAST_SAMPLES = _told("Bedrooms, Figure 3", "epoch", 5, "count", "DCGAN, section 4.1 and Figure 3")
+FIRST_SAMPLES = _setting("Bedrooms, Figure 2", "epoch", 1, "count", "DCGAN, section 4.1 and Figure 2")
+LAST_SAMPLES = _setting("Bedrooms, Figure 3", "epoch", 5, "count", "DCGAN, section 4.1 and Figure 3")
 PEOPLE = _told(FACES, "people", 10_000, "count", "DCGAN, section 4.2")
-N_FEATURES = _told(DCGAN_SVM, "features", 28_672, "count", "DCGAN, section 5.1")
-SVHN_VALIDATION = _told("SVHN", "out_validation", 10_000, "images", "DCGAN, section 5.2")
-TRIALS = _told(SUPERVISED, "trials", 64, "count", "DCGAN, section 5.2")
-WALK_POINTS = _told("Walk through z", "points", 9, "count", "DCGAN, section 6.1")
-GUIDED_FEATURES = _told("Guided backpropagation", "features_shown", 6, "count", "DCGAN, section 6.2")
-WINDOW_SAMPLES = _told("Windows", "samples", 150, "images", "DCGAN, section 6.3.1")
+N_FEATURES = _setting(DCGAN_SVM, "features", 28_672, "count", "DCGAN, section 5.1")
+SVHN_VALIDATION = _setting("SVHN", "out_validation", 10_000, "images", "DCGAN, section 5.2")
+TRIALS = _setting(SUPERVISED, "trials", 64, "count", "DCGAN, section 5.2")
+WALK_POINTS = _setting("Walk through z", "points", 9, "count", "DCGAN, section 6.1")
+GUIDED_FEATURES = _setting("Guided backpropagation", "features_shown", 6, "count", "DCGAN, section 6.2")
+WINDOW_SAMPLES = _setting("Windows", "samples", 150, "images", "DCGAN, section 6.3.1")
 WINDOW_BOXES = _told("Windows", "boxes", 52, "count", "DCGAN, section 6.3.1: drawn by hand")
 WINDOW_MAPS = _told("Windows", "maps_dropped", 200, "count", "DCGAN, section 6.3.1: 200 in total")
-NOISE = _told("Arithmetic on z", "noise", 0.25, "z", "DCGAN, section 6.3.2: uniform, of this half width")
-MNIST_VALIDATION = _told("MNIST", "out_validation", 10_000, "images", "DCGAN, appendix")
-SCORE_IMAGES = _told("CIFAR-10, Inception score", "images", 50_000, "images", "Improved GAN, section 4")
-MNIST_SUBSETS = _told("MNIST, few labels", "labelled_subsets", 10, "count", "Improved GAN, section 6.1")
-CIFAR10_SUBSETS = _told("CIFAR-10, few labels", "labelled_subsets", 10, "count", "Improved GAN, section 6.2")
-MNIST_VOTES = _told("MNIST, minibatch discrimination", "votes", 2_000, "count", "Improved GAN, section 6.1")
-IMAGENET_CLASSES = _told("ImageNet 128 x 128", "labels", 1_000, "classes", "Improved GAN, section 6")
+NOISE = _setting("Arithmetic on z", "noise", 0.25, "z", "DCGAN, section 6.3.2: uniform, of this half width")
+MNIST_VALIDATION = _setting("MNIST", "out_validation", 10_000, "images", "DCGAN, appendix")
+SCORE_IMAGES = _setting("CIFAR-10, Inception score", "images", 50_000, "images", "Improved GAN, section 4")
+MNIST_SUBSETS = _setting("MNIST, few labels", "labelled_subsets", 10, "count", "Improved GAN, section 6.1")
+CIFAR10_SUBSETS = _setting("CIFAR-10, few labels", "labelled_subsets", 10, "count", "Improved GAN, section 6.2")
+MNIST_VOTES = _setting("MNIST, minibatch discrimination", "votes", 2_000, "count", "Improved GAN, section 6.1")
+IMAGENET_CLASSES = _setting("ImageNet 128 x 128", "labels", 1_000, "classes", "Improved GAN, section 6")

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.core import compute, files, params, ranks, records, stage
+from pipeline.core import compute, params, ranks, records, stage
 from pipeline.core.scratch import scratch
 from pipeline.core.store import open_set, write_arrays
 from pipeline.models import store
@@ -20,7 +20,13 @@ def main(params_file: Path, name: str, images: Path, out: Path, small: Path, sam
     compute.set_up(machine)
     keep_freed_memory()
     image_set = open_set(images)
-    record = {"run": name, "params": asdict(run), "processes": ranks.world_size(), **compute.record(machine)}
+    record = {
+        "stage": "imagenet128",
+        "run": name,
+        "params": asdict(run),
+        "processes": ranks.world_size(),
+        **compute.record(machine),
+    }
     with (
         scratch(
             stage.name(name),
@@ -43,9 +49,7 @@ def write(trained: imagenet128.Trained, record: dict, out: Path, small: Path, sa
     """The model folder; its small files once more, for the report; samples at fixed z; curves for ``dvc plots``."""
     tables = {"history": trained.history, "validation": trained.validation, "health": trained.health}
     store.write_model(out, trained.tensors, record, tables)
-    files.write_text(small / "run.json", (out / "run.json").read_text(encoding="utf-8"))
-    for name, table in tables.items():
-        records.write_parquet(small / f"{name}.parquet", table)
+    store.write_record(small, record, tables)
     write_arrays(samples, images=trained.samples, epochs=trained.sample_epochs)
     records.write_csv(curves, training_curves(trained.history))
 

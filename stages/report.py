@@ -34,6 +34,7 @@ def main(
     files.write_text(reports / "report.md", page.markdown(report_parts))
     files.write_text(reports / "datasets.md", page.markdown(datasets_parts))
     records.write_metrics(reports / "metrics/provenance.json", page.provenance([*runs, *few_labels]))
+    hashes = provenance.read_hashes(records_of_runs)
     text = html_page.html_page(
         profile,
         report,
@@ -41,7 +42,7 @@ def main(
         datasets_parts=datasets_parts,
         tables=reports / "tables",
         shown=pictures.read(pictures.in_folders(figures, sheets)),
-        runs=[*provenance.read_runs(records_of_runs), *provenance.read_runs(semisup, depth=2)],
+        runs=[*provenance.read_runs(records_of_runs, hashes), *provenance.read_runs(semisup, hashes, depth=2)],
     )
     files.write_text(html, text)
 

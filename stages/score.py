@@ -24,9 +24,10 @@ def main(
     gate: Path,
     out: Path,
     record: Path,
+    over_steps: Path,
     samples: Path,
 ) -> None:
-    """Score SOURCE, a model folder or the image set IMAGES itself; write the table OUT, its RECORD and SAMPLES."""
+    """Score SOURCE, a model folder or the image set IMAGES itself; write OUT, its RECORD, OVER_STEPS, SAMPLES."""
     config = params.load(params_file, scoring.Score, own="score")
     machine = params.load(params_file, compute.Compute, own="compute")
     compute.set_up(machine)
@@ -43,6 +44,7 @@ def main(
         task = scoring.task_of(name, image_set, config, judge, passed, machine, folder)
         scored = scoring.score_real(task) if source == images else scoring.score_run(task, source)
         records.write_parquet(out, scored.table)
+        records.write_parquet(over_steps, scored.over_steps)
         write_text(record, json.dumps(scored.record, indent=2, sort_keys=True) + "\n")
         write_arrays(samples, images=scored.images, top=scored.top, kl=scored.kl)
         stage.counted(images=scored.n_judged)

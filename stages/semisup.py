@@ -22,7 +22,7 @@ def main(params_file: Path, name: str, images: Path, out: Path, results: Path, s
     compute.set_up(machine)
     keep_freed_memory()
     image_set = open_set(images)
-    record = {"run": name, "params": asdict(run), **compute.record(machine)}
+    record = {"stage": "semisup", "run": name, "params": asdict(run), **compute.record(machine)}
     with scratch(
         stage.name(f"semisup@{name}"),
         script=Path("stages/semisup.py"),

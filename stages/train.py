@@ -15,18 +15,24 @@ from pipeline.training.parallel import process_group
 from pipeline.training.take_released import take_released
 
 
-def main(params_file: Path, name: str, images: Path, out: Path, curves: Path, samples: Path) -> None:
-    """Train run NAME on the image set IMAGES; write the model folder OUT, the plotted CURVES and the SAMPLES."""
+def main(params_file: Path, name: str, images: Path, out: Path, small: Path, samples: Path, curves: Path) -> None:
+    """Train run NAME on the image set IMAGES; write the model folder OUT, its SMALL files, SAMPLES and CURVES."""
     run = params.load(params_file, adversarial.Run, shared="train", own=f"train.runs.{name}")
     machine = params.load(params_file, compute.Compute, own="compute")
     compute.set_up(machine)
     image_set = open_set(images)
-    record = {"run": name, "params": asdict(run), "processes": ranks.world_size(), **compute.record(machine)}
+    record = {
+        "stage": "train",
+        "run": name,
+        "params": asdict(run),
+        "processes": ranks.world_size(),
+        **compute.record(machine),
+    }
     if run.released is not None:
         taken = take_released(run, run.released, f"{params_file}, train.runs.{name}")
         record |= {"steps": 0, "n_images": 0, "released": taken.listing, "discriminator_rows": taken.discriminator_rows}
         if ranks.is_first():
-            write(adversarial.nothing_trained(run, taken.tensors), record, out, curves, samples)
+            write(adversarial.nothing_trained(run, taken.tensors), record, out, small, samples, curves)
         return
     with (
         scratch(
@@ -42,7 +48,7 @@ def main(params_file: Path, name: str, images: Path, out: Path, curves: Path, sa
         trained = adversarial.train(image_set, run, machine, folder, score_of(run, image_set, machine))
         record |= {"steps": trained.steps, "n_images": len(image_set.rows("train"))}
         if ranks.is_first():
-            write(trained, record, out, curves, samples)
+            write(trained, record, out, small, samples, curves)
         stage.counted(images=trained.images)
 
 
@@ -62,12 +68,13 @@ def score_of(run: adversarial.Run, image_set: ImageSet, machine: compute.Compute
     )
 
 
-def write(trained: adversarial.Trained, record: dict, out: Path, curves: Path, samples: Path) -> None:
-    """The model folder, the curves that ``dvc plots`` draws, and the samples at fixed z."""
+def write(trained: adversarial.Trained, record: dict, out: Path, small: Path, samples: Path, curves: Path) -> None:
+    """The model folder; its small files once more, for the report; samples at fixed z; curves for ``dvc plots``."""
     tables = {"history": trained.history, "validation": trained.validation, "health": trained.health}
     store.write_model(out, trained.tensors, record, tables)
-    records.write_csv(curves, training_curves(trained.history))
+    store.write_record(small, record, tables)
     write_arrays(samples, images=trained.samples, epochs=trained.sample_epochs)
+    records.write_csv(curves, training_curves(trained.history))
 
 
 if __name__ == "__main__":

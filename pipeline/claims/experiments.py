@@ -9,9 +9,12 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,7 +22,9 @@ from typing import IO, TYPE_CHECKING, Any
 from pipeline.claims.book import Experiment
 from pipeline.core.errors import InputError
 from pipeline.core.source_code import fingerprint
-from pipeline.project import lock
+from pipeline.project import dvc_child, lock
+from pipeline.project import git as gits
+from pipeline.project.git import git
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -28,8 +33,8 @@ PREFIX = "ablation"
 # what an experiment carries of the working tree, and what decides results
 CARRIED = ("params.yaml", "dvc.yaml", "pipeline", "stages", "annotations")
 LOGS = Path(".work/ablations")
-
-Run = Callable[[Experiment, str], None]  # an arm, the name of its experiment; InputError where it fails
+# As for stages, but an interrupted DVC has more to clear up: it brings edits back that it had put away.
+ON_THE_WAY_OUT = ((signal.SIGINT, 30.0), *dvc_child.ON_THE_WAY_OUT[1:])
 
 
 def names(root: Path, experiments: Iterable[Experiment]) -> dict[str, str]:
@@ -38,11 +43,25 @@ def names(root: Path, experiments: Iterable[Experiment]) -> dict[str, str]:
     Raises
     ------
     InputError
-        If a target is no stage of dvc.yaml, or bytes that the arm starts from are not in the cache.
+        If a target is no stage of dvc.yaml.
     """
     with _open_repo(root) as repo:
         recipes = _Recipes(repo, root)
         return {e.arm: f"{PREFIX}-{e.arm}-{recipes.digest(e)[:8]}" for e in experiments}
+
+
+def check_cache(root: Path, experiments: Iterable[Experiment]) -> None:
+    """Refuse arms that would begin by making all data anew, as in a fresh clone.
+
+    Raises
+    ------
+    InputError
+        If bytes that an arm starts from are not in DVC's cache.
+    """
+    with _open_repo(root) as repo:
+        recipes = _Recipes(repo, root)
+        for experiment in experiments:
+            recipes.check_cache(experiment)
 
 
 def stale_outputs(root: Path) -> frozenset[str]:
@@ -54,9 +73,8 @@ def stale_outputs(root: Path) -> frozenset[str]:
 
 def done(root: Path) -> dict[str, str]:
     """Name -> commit of all experiments of arms that have ended well, whatever commit they started from."""
-    listing = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     found = {}
-    for line in listing.splitlines():
+    for line in _lines(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"):
         commit, _, reference = line.partition(" ")
         name = reference.rpartition("/")[2]
         if name.startswith(f"{PREFIX}-") and reference.count("/") == 4:  # refs/exps/ab/cdef.../NAME
@@ -73,7 +91,7 @@ def cache_path(root: Path) -> Callable[[str], Path]:
 
 def source_state(root: Path) -> str:
     """A hash of the files that an experiment carries along; quick, to notice edits while arms run."""
-    tracked = _git(root, "ls-files", "-z", "--", *CARRIED).split("\0")
+    tracked = git("ls-files", "-z", "--", *CARRIED, root=root).decode().split("\0")
     return fingerprint([Path(name) for name in tracked if name and (root / name).is_file()], root)
 
 
@@ -83,53 +101,123 @@ def check_tree(root: Path) -> list[str]:
     Raises
     ------
     InputError
-        If this is no Git checkout with a commit, Git has no identity to commit experiments with, or code is not known
-        to Git: an experiment would run without it.
+        If this is no Git checkout with a commit, Git has no identity to commit experiments with, code is not known to
+        Git (an experiment would run without it), or a killed DVC left the overrides of an experiment here.
     """
-    if _git_status(root, "rev-parse", "--verify", "--quiet", "HEAD"):
+    if not gits.succeeds("rev-parse", "--verify", "--quiet", "HEAD", root=root):
         message = f"{root.resolve()}: experiments need a Git checkout with a commit; run from a clone of the project"
         raise InputError(message)
-    if _git_status(root, "var", "GIT_COMMITTER_IDENT"):
+    on_branch = gits.succeeds("symbolic-ref", "--quiet", "HEAD", root=root)
+    if not on_branch and git("diff", "--cached", "--name-only", "--", "params.yaml", root=root):
+        raise InputError(_half_prepared(root))
+    if not gits.succeeds("var", "GIT_COMMITTER_IDENT", root=root):
         message = "Git does not know who you are, and DVC commits each experiment; run `git config user.name NAME` and "
         message += "`git config user.email ADDRESS`"
         raise InputError(message)
-    untracked = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CARRIED).splitlines()
+    untracked = _lines(root, "ls-files", "--others", "--exclude-standard", "--", *CARRIED)
     if untracked:
         message = (
             f"{', '.join(untracked)}: not known to Git, and an experiment does not carry such files along; `git add` "
         )
         message += "them, or move them away"
         raise InputError(message)
-    edited = _git(root, "diff", "--name-only", "HEAD", "--", *CARRIED).splitlines()
+    edited = _lines(root, "diff", "--name-only", "HEAD", "--", *CARRIED)
     remarks = []
     if edited:
         remarks.append(f"note: edited and not committed, the experiments carry it along: {', '.join(edited)}")
-    if _git_status(root, "symbolic-ref", "--quiet", "HEAD"):
+    if not on_branch:
         remarks.append("note: no branch is checked out; `dvc exp list -A` shows experiments of such a commit")
     return remarks
 
 
-def run_with_dvc(root: Path) -> Run:
-    """Run an arm as ``dvc exp run --temp``, in a copy of the checkout below .dvc/tmp; its output goes to a log."""
+def _half_prepared(root: Path) -> str:
+    """What to do where DVC was killed while it had an experiment's params in the working tree, and HEAD off its branch.
 
-    def run(experiment: Experiment, name: str) -> None:
+    It had put uncommitted edits away as a stash, and laid them over the working tree once more: there they are mixed
+    with the overrides, so what counts is the stash.
+    """
+    branches = _lines(root, "for-each-ref", "--points-at=HEAD", "--format=%(refname:short)", "refs/heads")
+    branch = branches[0] if len(branches) == 1 else "BRANCH"
+    back = f"git restore --staged --worktree params.yaml && git switch {branch}"
+    if _is_put_away(root):
+        back = f"git reset --hard && git switch {branch} && git stash pop --index"
+    else_which = "" if len(branches) == 1 else f" (BRANCH: {' or '.join(branches) or 'where you were'})"
+    return (
+        f"params.yaml: edited and staged while no branch is checked out, as a dvc that was killed leaves it with the "
+        f"overrides of an experiment; run `{back}`{else_which}, or, if the edit is your own, "
+        "`git restore --staged params.yaml`, and the command again"
+    )
+
+
+def _is_put_away(root: Path) -> bool:
+    """Whether the last stash is of this commit, and all that it holds is edited in the working tree, too."""
+    if not gits.succeeds("rev-parse", "--verify", "--quiet", "refs/stash", root=root):
+        return False
+    stashed_at, head = git("rev-parse", "refs/stash^1", "HEAD", root=root).split()
+    held = _lines(root, "diff", "--name-only", "refs/stash^1", "refs/stash")
+    return stashed_at == head and set(held) <= set(_lines(root, "diff", "--name-only", "HEAD"))
+
+
+class Runs:
+    """Arms run as ``dvc exp run --temp``, in a copy of the checkout below .dvc/tmp, from as many threads as there are.
+
+    Each DVC leads a group of processes, which can be stopped as a whole. It does not die with a runner that is killed
+    (-9): in the second in which it prepares an experiment, that would leave the overrides in the working tree.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._guard = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def run(self, experiment: Experiment, name: str) -> None:
+        """Run an arm, whose experiment gets this name; its output goes to a log.
+
+        Raises
+        ------
+        InputError
+            If it fails.
+        CancelledError
+            If it was stopped.
+        """
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", name]
         command += [part for override in experiment.overrides for part in ("-S", override)]
-        with _held(root / LOGS / f"{name}.log") as log:
-            status = subprocess.run(
-                [*command, *experiment.targets],
-                cwd=root,
-                env=_environment(),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            ).returncode
-        if status or name not in done(root):
-            message = f"{_last_words(root / LOGS / f'{name}.log')} (the whole output: {LOGS / f'{name}.log'})"
+        log_file = LOGS / f"{name}.log"
+        with _held(self._root / log_file) as log:
+            status = self._status([*command, *experiment.targets], log)
+        if self._stopped:
+            raise CancelledError
+        if status or name not in done(self._root):
+            message = f"{_last_words(self._root / log_file)} (the whole output: {log_file})"
             raise InputError(message)
 
-    return run
+    def stop(self) -> None:
+        """End all that run, and let none start; DVC drops what it began, and leaves the working tree as it was."""
+        with self._guard:
+            self._stopped = True
+            running = list(self._running)
+        dvc_child.stop(running, ON_THE_WAY_OUT)
+
+    def _status(self, command: list[str], log: IO[str]) -> int:
+        with self._guard:
+            if self._stopped:
+                raise CancelledError
+            process = subprocess.Popen(
+                command,
+                cwd=self._root,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self._guard:
+                self._running.discard(process)
 
 
 def remove(root: Path, name: str) -> None:
@@ -140,8 +228,7 @@ def remove(root: Path, name: str) -> None:
 
 def _environment() -> dict[str, str]:
     """Stages call ``python`` and import ``pipeline`` from the experiment's copy, which is their working directory."""
-    ours = ("PYTHONPATH", "PYTHONSAFEPATH", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-    kept = {key: value for key, value in os.environ.items() if key not in ours}
+    kept = {key: value for key, value in gits.environment().items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return kept | {"PATH": path, "SHELL": "/bin/sh"}
 
@@ -189,7 +276,6 @@ class _Recipes:
 
     def digest(self, experiment: Experiment) -> str:
         needed = self._needed(experiment)
-        self._check_cache(experiment, needed)
         recipe = {
             "overrides": sorted(experiment.overrides),
             "targets": sorted(experiment.targets),
@@ -239,8 +325,9 @@ class _Recipes:
             }
         return self._read[name]
 
-    def _check_cache(self, experiment: Experiment, needed: Mapping[str, set[str]]) -> None:
-        """What an override does not touch must be there, or an experiment would begin by making all data anew."""
+    def check_cache(self, experiment: Experiment) -> None:
+        """Refuse an arm if an output that its overrides do not touch is not in the cache."""
+        needed = self._needed(experiment)
         keys = [override.partition("=")[0] for override in experiment.overrides]
         changed: set[str] = {name for name in needed if self._reads_one_of(name, keys)} | set(experiment.targets)
         while after := {name for name in needed if name not in changed and needed[name] & changed}:
@@ -276,13 +363,5 @@ def _open_repo(root: Path) -> "Iterator[Repo]":
         raise InputError(message) from error
 
 
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        message = f"git {arguments[0]}: {done.stderr.strip() or 'failed'}"
-        raise InputError(message)
-    return done.stdout
-
-
-def _git_status(root: Path, *arguments: str) -> int:
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False).returncode
+def _lines(root: Path, *arguments: str) -> list[str]:
+    return git(*arguments, root=root).decode().splitlines()

@@ -2,13 +2,13 @@
 
 import io
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.errors import InputError
+from pipeline.project.git import git
 
 CachePath = Callable[[str], Path]  # md5 -> where the cache keeps these bytes
 
@@ -82,18 +82,15 @@ def committed(root: Path, cache_path: CachePath, stale: frozenset[str] = frozens
 
 def of_experiment(root: Path, arm: str, revision: str, cache_path: CachePath) -> LockedOutputs:
     """The results of an experiment's commit."""
-    shown = subprocess.run(
-        ["git", "show", f"{revision}:dvc.lock"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if shown.returncode:
-        message = (
-            f"arm {arm}: its experiment ({revision[:7]}) has no dvc.lock; remove it with `dvc exp remove` and run "
-        )
+    try:
+        lock = git("show", f"{revision}:dvc.lock", root=root).decode()
+    except InputError as error:
+        message = f"arm {arm}: its experiment ({revision[:7]}) has no dvc.lock; remove it with `dvc exp remove` and run "
         message += "the arm again"
-        raise InputError(message)
+        raise InputError(message) from error
     remedy = "remove its experiment with `dvc exp remove`, and run the arm again"
     return LockedOutputs(
-        who=f"arm {arm}", locked=locked_outputs(shown.stdout), cache_path=cache_path, reports=None, remedy=remedy
+        who=f"arm {arm}", locked=locked_outputs(lock), cache_path=cache_path, reports=None, remedy=remedy
     )
 
 

@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from pipeline.claims.verdicts import effect, judge
 from pipeline.core.errors import InputError
 from pipeline.core.files import write_text
 from pipeline.core.scratch import locked
+from pipeline.project.dvc_child import stopped_by_signals
 
 REPORTS = Path("reports")
 EMPTY_PROFILES = ("laptop", "paper")  # their claims.csv has a header only: arms run on the embedded data
@@ -36,12 +38,14 @@ def run(only: list[str], jobs: int, listing: bool) -> None:
     ----------
     only : claims whose arms are run; empty = all
     jobs : arms at once; each trains with the threads that params.yaml names
-    listing : only say which claims and arms there are, and what is missing
+    listing : only say which claims and arms there are, the verdicts of the last table, and which arms are missing;
+        needs neither data nor DVC's cache
 
     Raises
     ------
     InputError
-        If the file of claims, a name or the checkout is not in order, or an arm failed; the others are then done.
+        If the file of claims, a name or the checkout is not in order, the data that arms start from are missing, or an
+        arm failed; the others are then done.
     """
     root, book = Path(), books.load()
     claims = _chosen(book, only)
@@ -51,13 +55,14 @@ def run(only: list[str], jobs: int, listing: bool) -> None:
     arms = book.arms_of(claims)
     names = experiments.names(root, book.experiments.values())
     if listing:
-        _list(book, claims, states(root, names))
+        _list(book, claims, states(root, names), verdicts(root))
         return
     failed: dict[str, str] = {}
-    with locked(root / experiments.LOGS / "lock", "gan-tables ablations"):
+    with stopped_by_signals(), locked(root / experiments.LOGS / "lock", "gan-tables ablations"):
+        for remark in experiments.check_tree(root):
+            print(remark, flush=True)
+        experiments.check_cache(root, book.experiments.values())  # of all arms: the table is of all claims
         if arms:
-            for remark in experiments.check_tree(root):
-                print(remark, flush=True)
             failed = _run_arms(root, book, {arm: names[arm] for arm in arms}, jobs)
         rows = write_table(root, book, names)
     _summary(rows, claims)
@@ -119,25 +124,22 @@ def run_arms(
     execute: Callable[[str], None],
     *,
     jobs: int,
+    stop: Callable[[], None],
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
     """Run arms, ``jobs`` at once, a line each; arm -> what it said, of those that failed.
 
-    ``execute`` takes an arm; its InputError fails that arm alone.
+    ``execute`` takes an arm; its InputError fails that arm alone. ``stop`` ends all that are running, on an interrupt.
     """
     failed: dict[str, str] = {}
     started = time.monotonic()
     waiting, running, ended = list(arms), {}, 0
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, _or_else(stop):
         while waiting or running:
             while waiting and len(running) < jobs:
                 arm = waiting.pop(0)
                 running[pool.submit(execute, arm)] = (arm, time.monotonic())
-            try:
-                complete, _ = wait(running, return_when=FIRST_COMPLETED)
-            except BaseException:
-                waiting.clear()
-                raise
+            complete, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in complete:
                 arm, began = running.pop(future)
                 ended += 1
@@ -152,19 +154,29 @@ def run_arms(
     return failed
 
 
+@contextmanager
+def _or_else(stop: Callable[[], None]) -> Iterator[None]:
+    """Leaving a pool waits for its threads, so what they wait for themselves has to be stopped before."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop()
+        raise
+
+
 def _run_arms(root: Path, book: Book, names: dict[str, str], jobs: int) -> dict[str, str]:
     found = plan(names, states(root, names))
     for remark in found.remarks:
         print(remark, flush=True)
     print(f"{len(names) - len(found.missing)} of {len(names)} arms are there, {len(found.missing)} to run", flush=True)
-    dvc, state = experiments.run_with_dvc(root), experiments.source_state(root)
+    dvc, state = experiments.Runs(root), experiments.source_state(root)
 
     def execute(arm: str) -> None:
         record = _record(root, names[arm])
         _same_sources(root, book, arm, names[arm], state)
         write_text(record, json.dumps({"state": "running"}) + "\n")
         try:
-            dvc(book.experiments[arm], names[arm])
+            dvc.run(book.experiments[arm], names[arm])
             try:
                 _same_sources(root, book, arm, names[arm], state)
             except InputError:
@@ -175,7 +187,7 @@ def _run_arms(root: Path, book: Book, names: dict[str, str], jobs: int) -> dict[
             raise
         record.unlink(missing_ok=True)
 
-    return run_arms(names, found.missing, execute, jobs=jobs, say=lambda line: print(line, flush=True))
+    return run_arms(names, found.missing, execute, jobs=jobs, stop=dvc.stop, say=lambda line: print(line, flush=True))
 
 
 def _same_sources(root: Path, book: Book, arm: str, name: str, state: str) -> None:
@@ -337,11 +349,20 @@ def _summary(rows: list[Row], claims: list[str]) -> None:
     print(f"written: {REPORTS / 'embedded' / table.CSV} and .md")
 
 
-def _list(book: Book, claims: list[str], found: Mapping[str, State]) -> None:
+def verdicts(root: Path) -> dict[str, str]:
+    """claim -> its verdict in the embedded claims.csv; empty where that is not written yet."""
+    path = root / REPORTS / "embedded" / table.CSV
+    if not path.is_file():
+        return {}
+    written = table.read(path)
+    return dict(zip(written["claim"], written["verdict"], strict=True))
+
+
+def _list(book: Book, claims: list[str], found: Mapping[str, State], written: Mapping[str, str]) -> None:
     for name in claims:
         claim = book.claims[name]
         arms = dict.fromkeys((claim.base.arm, claim.ablated.arm))
-        print(f"{name}: {claim.sentence}")
+        print(f"{name}: {claim.sentence} [{written.get(name, 'not in claims.csv')}]")
         print("    " + ", ".join(f"{arm} ({found.get(arm, 'dvc.lock')})" for arm in arms))
     for arm in book.arms_of(claims):
         experiment = book.experiments[arm]

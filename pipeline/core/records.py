@@ -12,7 +12,11 @@ import pandas as pd
 from pipeline.core.files import whole_file, write_text
 
 DIGITS = 6  # significant digits of a stored number
-COUNTED = ("images", "photos", "classes", "codes", "units", "groups", "count")  # units without decimals
+DECIMALS = 2  # of a number that people read
+COUNTED = (  # units of whole numbers
+    *("images", "photos", "classes", "codes", "units", "groups", "votes", "count"),
+    "errors_of_10000",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +118,9 @@ def markdown(rows: Sequence[ResultRow], title: str) -> str:
             row.row,
             f"{row.column} [{row.unit}]",
             row.kind,
-            _number(row.paper, row.paper_spread, row.unit),
-            _number(row.measured, row.spread, row.unit),
-            "" if difference is None else f"{difference:+,.{_decimals(row.unit)}f}",
+            printed(row.paper, row.paper_spread),
+            number(row.measured, row.unit, spread=row.spread),
+            "" if difference is None else f"{difference:+,.{decimals(row.unit, difference)}f}",
             "" if row.n_seeds is None else str(row.n_seeds),
             "" if row.n_images is None else f"{row.n_images:,}",
             row.comparable,
@@ -126,15 +130,32 @@ def markdown(rows: Sequence[ResultRow], title: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _number(value: float | None, spread: float | None, unit: str) -> str:
-    if value is None:
+def printed(value: float | None, spread: float | None) -> str:
+    """A published number as printed: 80.6 and not 80.60; the spread behind it."""
+    if pd.isna(value):
         return ""
-    number = f"{value:,.{_decimals(unit)}f}"
-    return number if spread is None else f"{number} ± {spread:.2f}"
+    return f"{value:,.10g}" + ("" if pd.isna(spread) else f" ± {spread:,.10g}")
 
 
-def _decimals(unit: str) -> int:
-    return 0 if unit in COUNTED else 2
+def number(value: float | None, unit: str, *, spread: float | None = None, digits: int = DECIMALS) -> str:
+    """A measured number as all pages write it; the spread behind it, empty if there is no number.
+
+    ``digits`` decimals, but none for whole counts and one for their means. A number below 0.01 has two significant
+    digits instead, so that it does not read as zero.
+    """
+    if pd.isna(value):
+        return ""
+    # equal numbers in floating point: their deviation is not 3e-17
+    numbers = [value] if pd.isna(spread) else [value, spread if spread > 1e-12 * abs(value) else 0.0]
+    shown = decimals(unit, *numbers, digits=digits)
+    return " ± ".join(f"{one:#.2g}" if 0 < abs(one) < 0.01 else f"{one:,.{shown}f}" for one in numbers)
+
+
+def decimals(unit: str, *numbers: float, digits: int = DECIMALS) -> int:
+    """How many decimals numbers that stand together have."""
+    if unit not in COUNTED:
+        return digits
+    return 0 if all(_rounded(one).is_integer() for one in numbers) else 1  # as stored: 157, not 157.00000000000003
 
 
 def write_table(rows: Sequence[ResultRow], title: str, *, csv: Path, md: Path, metrics: Path) -> None:

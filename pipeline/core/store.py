@@ -1,5 +1,6 @@
-"""Image sets: ``images.npy`` + ``index.parquet`` + ``rejects.parquet``, one writer, one reader."""
+"""Image sets: ``images.npy`` + ``index.parquet`` + ``rejects.parquet``, one writer, one reader; files of arrays."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pipeline.core.files import whole_directory, whole_file
 
 INDEX_COLUMNS = ("key", "split", "label", "source")
 REJECT_COLUMNS = ("key", "reason")
+LARGEST_WITHOUT_ZIP64 = 2**30  # bytes; the format's limit is 2 GiB, headers included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +118,16 @@ def read_rejects(path: Path) -> pd.DataFrame:
 
 
 def write_arrays(out: Path, **arrays: np.ndarray) -> None:
-    """Write named arrays as ``.npz``, whole; NumPy gives the members a fixed date, so the bytes repeat."""
-    with whole_file(out) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] - its flag allow_pickle is not among them
+    """Write named arrays as an uncompressed ``.npz``, whole.
+
+    Not by ``np.savez``: it asks for ZIP64 whatever the size, whose headers patch releases of Python write differently
+    (3.11.2 and 3.11.7: seen). Members have the fixed date of ``ZipInfo``, so the bytes repeat.
+    """
+    with whole_file(out) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for name, array in arrays.items():
+            large = array.nbytes > LARGEST_WITHOUT_ZIP64
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=large) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def no_rejects() -> pd.DataFrame:

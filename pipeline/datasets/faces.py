@@ -19,12 +19,12 @@ import pandas as pd
 from annotated_types import Ge, Gt, Le
 
 from pipeline.core.errors import InputError
-from pipeline.core.files import whole_directory, whole_file
+from pipeline.core.files import whole_directory
 from pipeline.core.gan_data import data_folder
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.core.seeding import numpy_stream
-from pipeline.core.store import ImageSet, check_set
+from pipeline.core.store import ImageSet, check_set, write_arrays
 from pipeline.datasets.archives import (
     PHOTO_SUFFIXES,
     Archive,
@@ -478,8 +478,7 @@ def _detect_chunk(task: _Task) -> int:
     size = task.params.size
     arrays: dict[str, np.ndarray] = {name: np.array(values, dtype=ROW[name]) for name, values in columns.items()}
     arrays["crops"] = np.array(crops, dtype=np.uint8).reshape(-1, size, size, 3)
-    with whole_file(task.out) as partial, partial.open("wb") as file:  # given a name, NumPy would add .npz to it
-        np.savez(file, allow_pickle=False, **arrays)
+    write_arrays(task.out, **arrays)
     return task.chunk.n
 
 

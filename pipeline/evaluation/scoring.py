@@ -9,7 +9,7 @@ scratch folder, so memory does not grow with their number and a killed run goes 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -33,9 +33,10 @@ from pipeline.models.classifier import Classifier
 from pipeline.models.improved_layers import keep_weights
 from pipeline.models.store import NETWORKS_FILE, load_into, read_run, read_tensors
 from pipeline.training.labelled_batches import from_network
-from pipeline.training.semisupervised import Run
+from pipeline.training.semisupervised import Run, snapshot_name, snapshot_steps
 
 COLUMNS = ("seed", "quantity", "split", "value", "n_images", "n_labels")
+OVER_STEPS = ("seed", "step", "quantity", "value", "n_images")
 NONE = -1  # in the columns seed and split: of no seed, of no split
 # Batches that G with virtual batch norm makes in one pass: its reference goes through G once for all of them, and no
 # image depends on those beside it.
@@ -57,6 +58,7 @@ class Score:
     neighbours : k of precision, recall, density and coverage
     n_neighbour_images : generated and as many real images that these four are computed on
     kernel_subsets, kernel_subset_size : of the kernel distance
+    n_images_over_steps : of each seed and each generator that was kept on the way, for the score over the steps
     seed : of z, of the order of real images, and of those subsets
     inception : the weight file of the Inception network; null: scores by the classifier alone
     """
@@ -70,6 +72,7 @@ class Score:
     n_neighbour_images: Annotated[int, Ge(2)]
     kernel_subsets: Annotated[int, Ge(1)]
     kernel_subset_size: Annotated[int, Ge(2)]
+    n_images_over_steps: Annotated[int, Ge(2)]
     seed: int
     inception: inception.Inception | None
 
@@ -79,7 +82,7 @@ class Score:
 
     def refusal(self, n: int, what: str) -> str:
         """Why these settings do not go with ``n`` scored images, called ``what``; empty if they do."""
-        for name in ("n_splits", "n_kept", "n_neighbour_images", "kernel_subset_size"):
+        for name in ("n_splits", "n_kept", "n_neighbour_images", "kernel_subset_size", "n_images_over_steps"):
             if (value := getattr(self, name)) > n:
                 return f"{name} is {value}, more than the {n} images that are scored ({what}); lower {name}"
         if not self.n_top(n):
@@ -360,6 +363,8 @@ class Scored:
     Attributes
     ----------
     table : seed, quantity, split, value, n_images (that this quantity was computed on), n_labels
+    over_steps : seed, step, quantity, value (the score in one part), n_images: of every generator kept on the way and
+        the last one; of real images one row, of step -1
     record : what the table's notes say of the run
     images : uint8 (S, n_kept, H, W, C)
     top : uint8 (k, H, W, C), best first
@@ -368,6 +373,7 @@ class Scored:
     """
 
     table: pd.DataFrame
+    over_steps: pd.DataFrame
     record: dict[str, Any]
     images: np.ndarray
     top: np.ndarray
@@ -474,6 +480,7 @@ def score_real(task: Task) -> Scored:
     numbers = [{"seed": NONE, **row} for row in measures(task.networks, reference, found, config)]
     return Scored(
         table=table_of(task, numbers, n_labels=0),
+        over_steps=over_steps_of(scores_in_one_part(task, found, seed=NONE, step=NONE)),
         record=record_of(task, n_images=len(rows), reference="test", n_reference=n_rows(reference)),
         images=image_set.images[rows[: config.n_kept]][None],
         top=image_set.images[rows[best_first(kl, config)]],
@@ -498,6 +505,7 @@ def score_run(task: Task, model: Path) -> Scored:
     check_size(image_set.images.shape[1:], task.classifier, image_set.path)
     reference = judged_reference(task, "train")
     numbers: list[dict[str, Any]] = []
+    numbers_over_steps: list[dict[str, Any]] = []
     kept: list[np.ndarray] = []
     first: dict[str, np.ndarray] = {}
     for seed in run.seeds:
@@ -506,18 +514,56 @@ def score_run(task: Task, model: Path) -> Scored:
         folder, what = task.scratch / f"seed{seed}", f"score {task.name}, seed {seed}"
         found = judged(images, task.networks, folder, what=what, keep=("features", "probabilities", "images"))
         numbers += [{"seed": seed, **row} for row in measures(task.networks, reference, found, config)]
+        numbers_over_steps += scores_on_the_way(task, model, run, seed, steps)
+        numbers_over_steps += scores_in_one_part(task, found, seed=seed, step=steps)
         kept.append(np.array(found["images"][: config.n_kept]))
         first = first or found
     kl = divergence(task.networks, first)
     record = record_of(task, n_images=config.n_images, reference="train", n_reference=n_rows(reference))
     return Scored(
         table=table_of(task, numbers, n_labels=run.n_labels),
+        over_steps=over_steps_of(numbers_over_steps),
         record=record | told_of(run, steps),
         images=np.stack(kept),
         top=np.array(first["images"][best_first(kl, config)]),
         kl=kl,
-        n_judged=len(run.seeds) * config.n_images + n_rows(reference),
+        n_judged=len(run.seeds) * config.n_images + n_rows(reference) + n_on_the_way(run, config, steps),
     )
+
+
+def scores_on_the_way(task: Task, model: Path, run: Run, seed: int, steps: int) -> list[dict[str, Any]]:
+    """Scores of the generators of a seed that were kept before the end, each on the same z."""
+    config, rows = task.config, []
+    for step in snapshot_steps(run.n_snapshots, steps)[:-1]:
+        generator = read_generator(model, run, seed, snapshot_name(step))
+        images = generated_images(generator, run, config, task.compute, f"{model}, seed {seed}, step {step}")
+        few = replace(images, n=config.n_images_over_steps)
+        folder, what = task.scratch / f"seed{seed}-step{step}", f"score {task.name}, seed {seed}, step {step}"
+        found = judged(few, task.networks, folder, what=what, keep=("probabilities",))
+        rows += scores_in_one_part(task, found, seed=seed, step=step)
+    return rows
+
+
+def n_on_the_way(run: Run, config: Score, steps: int) -> int:
+    """Images that :func:`scores_on_the_way` has judged, of all seeds."""
+    return len(run.seeds) * (len(snapshot_steps(run.n_snapshots, steps)) - 1) * config.n_images_over_steps
+
+
+def scores_in_one_part(task: Task, found: Mapping[str, np.ndarray], *, seed: int, step: int) -> list[dict[str, Any]]:
+    """A row for each network: the score of the first ``n_images_over_steps`` images, not split."""
+    rows = []
+    for network in task.networks:
+        few = found[f"{network.name}/probabilities"][: task.config.n_images_over_steps]
+        score = float(scores.class_score(few, 1)[0])
+        rows.append(
+            {"seed": seed, "step": step, "quantity": f"{network.name}_score", "value": score, "n_images": len(few)}
+        )
+    return rows
+
+
+def over_steps_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Those rows as a table, by seed and step."""
+    return pd.DataFrame(rows, columns=list(OVER_STEPS)).sort_values(["seed", "step"], kind="stable", ignore_index=True)
 
 
 def judged_reference(task: Task, split: str) -> dict[str, np.ndarray]:
@@ -621,15 +667,15 @@ def read_scored_run(model: Path) -> tuple[Run, int]:
     return run, steps
 
 
-def read_generator(model: Path, run: Run, seed: int) -> nn.Module:
-    """The generator of one seed.
+def read_generator(model: Path, run: Run, seed: int, name: str = "generator") -> nn.Module:
+    """The generator of one seed; ``name``: that of a snapshot, for one kept on the way.
 
     Raises
     ------
     InputError
         If there is none, or it is another network's.
     """
-    prefix = f"seed{seed}/split{run.splits[0]}/generator"
+    prefix = f"seed{seed}/split{run.splits[0]}/{name}"
     tensors = read_tensors(model / NETWORKS_FILE, f"{prefix}/")
     if not tensors:
         message = f"{model}/{NETWORKS_FILE}: no generator ('{prefix}'); remove the folder and run dvc repro"

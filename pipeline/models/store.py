@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import InputError
-from pipeline.core.files import whole_directory
+from pipeline.core.files import whole_directory, write_text
+from pipeline.core.records import write_parquet
 
 NETWORKS_FILE = "networks.safetensors"
 RUN_FILE = "run.json"
@@ -97,14 +98,25 @@ def write_model(
     Parameters
     ----------
     tensors : named ``seed<k>/<network>/<parameter>``
-    run : params in force, set used, steps, precision; no time, no host, no path
+    run : the stage, params in force, set used, steps, precision; no time, no host, no path
     tables : each becomes ``NAME.parquet``
     """
     with whole_directory(out) as partial:
         write_tensors(partial / NETWORKS_FILE, tensors)
-        (partial / RUN_FILE).write_text(json.dumps(run, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (partial / RUN_FILE).write_text(_as_json(run), encoding="utf-8")
         for name, table in tables.items():
             table.to_parquet(partial / f"{name}.parquet", index=False)
+
+
+def write_record(out: Path, run: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
+    """The small files of a model folder once more, as files of their own: a page needs them without the networks."""
+    for name, table in tables.items():
+        write_parquet(out / f"{name}.parquet", table)
+    write_text(out / RUN_FILE, _as_json(run))
+
+
+def _as_json(run: dict[str, Any]) -> str:
+    return json.dumps(run, indent=2, sort_keys=True) + "\n"
 
 
 def read_run(model: Path) -> dict[str, Any]:

@@ -251,7 +251,9 @@ def ablations(
         list[str] | None, typer.Option(help="a claim to test; may be given again", autocompletion=completion.claims)
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="ablations at a time")] = 1,
-    listing: Annotated[bool, typer.Option("--list", help="say what would be run, and stop")] = False,
+    listing: Annotated[
+        bool, typer.Option("--list", help="say what is tested, found and missing, and stop; needs no data")
+    ] = False,
 ) -> None:
     """Test the papers' sentences by ablation on the embedded data, and write reports/embedded/tables/claims.csv.
 

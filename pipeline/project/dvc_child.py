@@ -1,4 +1,4 @@
-"""DVC as a child of ``gan-tables run``: it is killed with its parent, and writes dvc.lock whole or not at all.
+"""DVC as a child of ``gan-tables``: it is stopped with its parent, and writes dvc.lock whole or not at all.
 
 DVC empties dvc.lock before it writes it anew, which takes a second or two for a lock as long as ours, after every
 stage: a run that is stopped in that moment would lose the entries of other stages.
@@ -7,22 +7,28 @@ stage: a run that is stopped in that moment would lose the entries of other stag
 import ctypes
 import io
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 from pipeline.core.files import write_text
 
-PR_SET_PDEATHSIG, SIGKILL = 1, 9
+PR_SET_PDEATHSIG = 1
+# Seconds to wait after each. On an interrupt DVC clears up: its locks, and the workspace where it changed that.
+ON_THE_WAY_OUT = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 60.0))
 
 
 def main(parent: int, arguments: Sequence[str]) -> int:
     """Become DVC; not preexec_fn of the parent, which may deadlock."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the request
             print("error: gan-tables run is gone; run it again", file=sys.stderr)
             return 1
@@ -45,6 +51,39 @@ def files_written_whole() -> Iterator[None]:
 
     with patch.object(_common, "_dump_data", dump), patch.object(_yaml, "_dump_data", dump):
         yield
+
+
+# ---- the parent's part ----
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is in this context as Ctrl-C does, unless they are ignored, as under ``nohup``."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop(
+    leaders: "Collection[subprocess.Popen[bytes]]", on_the_way_out: Sequence[tuple[int, float]] = ON_THE_WAY_OUT
+) -> None:
+    """End processes that lead a group of their own, and all that they started, kindly first."""
+    for number, patience in on_the_way_out:
+        for leader in leaders:
+            with suppress(ProcessLookupError):
+                os.killpg(leader.pid, number)
+        deadline = time.monotonic() + patience
+        while leaders and time.monotonic() < deadline:
+            leaders = [leader for leader in leaders if leader.poll() is None]
+            time.sleep(0.05)
 
 
 if __name__ == "__main__":

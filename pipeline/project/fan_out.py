@@ -9,22 +9,20 @@ others may start; what it writes itself (dvc.lock, the cache, Git's index) is wr
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import write_text
 from pipeline.core.scratch import locked
 from pipeline.project import lock
+from pipeline.project.dvc_child import stop, stopped_by_signals
 from pipeline.project.lock import open_repo, stages_of
 from pipeline.project.status import duration
 
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 LOGS = Path(".work/fan-out")
 DID_NOT_CHANGE = re.compile(r"^Stage '.*' didn't change, skipping$", re.MULTILINE)  # what DVC says of a stage
 SECONDS_BETWEEN_LINES = 30.0
-ON_THE_WAY_OUT = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 60.0))  # seconds to wait after each
 
 Outcome = Literal["up to date", "done", "failed", "skipped"]
 
@@ -281,7 +278,7 @@ def _run_plan(plan: Plan, jobs: int, gpus: list[str], logs: Path) -> Schedule:
     running: dict[str, _Child] = {}
     logs.mkdir(parents=True, exist_ok=True)
     view: _View = _Screen() if sys.stdout.isatty() else _Lines()
-    with _stopped_by_signals(), view:
+    with stopped_by_signals(), view:
         try:
             while True:
                 for stage in schedule.take_ready():
@@ -305,7 +302,7 @@ def _run_plan(plan: Plan, jobs: int, gpus: list[str], logs: Path) -> Schedule:
                     schedule.end(child.stage, outcome)
                     view.say(f"{outcome} {child.stage}: {duration(child.seconds)}; {_counts(schedule, len(running))}")
         finally:
-            _stop(list(running.values()))
+            stop([child.process for child in running.values()])
 
 
 def _start(stage: str, logs: Path, gpu: str | None) -> _Child:
@@ -336,35 +333,6 @@ def _outcome(child: _Child) -> Outcome:
         return "failed"
     # Anything else that DVC did (ran it, took it from the run cache) may have given other outputs.
     return "up to date" if DID_NOT_CHANGE.search(child.log.read_text(errors="replace")) else "done"
-
-
-def _stop(children: list[_Child]) -> None:
-    """End DVC and all that it started, kindly first: on an interrupt DVC clears up its locks."""
-    for number, patience in ON_THE_WAY_OUT:
-        for child in children:
-            try:
-                os.killpg(child.process.pid, number)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + patience
-        while children and time.monotonic() < deadline:
-            children = [child for child in children if child.process.poll() is None]
-            time.sleep(0.05)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does; kill -9 needs nothing: the children die with their parent."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _counts(schedule: Schedule, n_running: int) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 from pipeline.core.errors import InputError
 from pipeline.core.files import write_text
 from pipeline.project import lock, pull_request_params, pull_request_pictures, pull_request_sides, pull_request_tables
+from pipeline.project.git import git
 from pipeline.project.pull_request_sections import Block, Section, code, fit, folded, length, warning
-from pipeline.project.pull_request_sides import Pair, git
+from pipeline.project.pull_request_sides import Pair
 
 OUTPUT = Path(".work/pull-request/comment.md")
 LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536

@@ -109,7 +109,8 @@ def curves(pair: Pair, process: "subprocess.Popen[str] | None", files: Path | No
     try:
         collected = _collected(process)
         found.problems += _not_collected(collected.get("errors", []), pair)
-        drawn = _draw(_plots(collected["data"], pair), files / "curves")
+        drawn, problems = _draw(_plots(collected["data"], pair), files / "curves")
+        found.problems += problems
     except InputError as error:
         found.problems.append(str(error))
     found.summary += f", {count(len(drawn), 'curve')} drawn"
@@ -192,20 +193,21 @@ def _renamed(node: Any, pair: Pair) -> Any:
     return names.get(node, node) if isinstance(node, str) else node
 
 
-def _draw(plots: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
+def _draw(plots: dict[str, dict[str, Any]], folder: Path) -> tuple[list[Path], list[str]]:
+    """The pictures of the curves that could be drawn, and of each other curve why not."""
     try:
         import vl_convert
     except ImportError as error:
         message = "curves are not drawn without the package vl-convert-python: `pip install vl-convert-python`"
         raise InputError(message) from error
-    drawn = []
+    drawn, problems = [], []
     for name, specification in sorted(plots.items()):
         try:
             picture = vl_convert.vegalite_to_png(specification, vl_version=VEGA_LITE, scale=1.5)
         except ValueError as error:
-            message = f"the curve {name} cannot be drawn: {str(error).splitlines()[0]}"
-            raise InputError(message) from error
+            problems.append(f"the curve {name} cannot be drawn: {str(error).splitlines()[0]}")
+            continue
         drawn.append(folder / f"{name}.png")
         with whole_file(drawn[-1]) as partial:
             partial.write_bytes(picture)
-    return drawn
+    return drawn, problems

@@ -1,12 +1,11 @@
 """The two states that a pull request's comment compares, read from Git objects: no data, no cache, no network."""
 
-import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import InputError
+from pipeline.project.git import git
 
 READ = ("params.yaml", "profiles", "reports")  # what a comment is made from
 FETCH = "git fetch origin main"
@@ -126,28 +125,6 @@ def of_revisions(root: Path, base: str, head: str) -> Pair:
     before, after = (_side(root, _known(root, name)) for name in (base, head))
     problems = _without_reports(before, "base") + _without_reports(after, "head")
     return Pair(before, after, [], problems, head_is_checkout=False)
-
-
-def git(*arguments: str, root: Path) -> bytes:
-    """Run Git.
-
-    Raises
-    ------
-    InputError
-        If it is not installed or fails.
-    """
-    # what Git gives to its hooks would lead every command back to one checkout
-    hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-    environment = {key: value for key, value in os.environ.items() if key not in hook}
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, env=environment, capture_output=True, check=False)
-    except FileNotFoundError as error:
-        message = "git was not found; install it, and run in a Git checkout of the project"
-        raise InputError(message) from error
-    if done.returncode:
-        message = f"git {arguments[0]} failed in {root.resolve()}: {done.stderr.decode(errors='replace').strip()}"
-        raise InputError(message)
-    return done.stdout
 
 
 def _known(root: Path, name: str) -> str:

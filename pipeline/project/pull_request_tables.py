@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.core import records
 from pipeline.core.errors import InputError
 from pipeline.project.pull_request_sections import Block, Section, code, count, table, text
 from pipeline.project.pull_request_sides import Pair, Side
@@ -28,7 +29,6 @@ BETTER_UNIT = {
     "score": 1,
 }
 BETTER_COLUMN = {"_precision": 1, "_recall": 1, "_coverage": 1, "_spread": 0}  # by the end of the name, before the unit
-COUNTED = ("images", "photos", "classes", "codes", "units", "groups", "count")
 FINE = ("share", "ratio")
 
 Row = dict[str, str]
@@ -199,16 +199,17 @@ def _block(title: str, changes: Sequence[Change], same: int) -> Block:
 
 def _cells(change: Change) -> list[str]:
     column = code(f"{change.column} [{change.unit}]")
-    numbers = [_number(value, change.unit) for value in (change.paper, change.base, change.head)]
-    return [text(change.row), column, *numbers, _difference(change), _beside_spread(change)]
+    numbers = [_number(value, change.unit) for value in (change.base, change.head)]
+    paper = records.printed(change.paper, None)
+    return [text(change.row), column, paper, *numbers, _difference(change), _beside_spread(change)]
 
 
-def _decimals(unit: str) -> int:
-    return 0 if unit in COUNTED else 4 if unit in FINE else 2
+def _digits(unit: str) -> int:
+    return 4 if unit in FINE else records.DECIMALS
 
 
 def _number(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:,.{_decimals(unit)}f}"
+    return records.number(value, unit, digits=_digits(unit))
 
 
 def _difference(change: Change) -> str:
@@ -220,7 +221,7 @@ def _difference(change: Change) -> str:
     difference = change.head - change.base
     if not difference:
         return "the spread alone"
-    written = f"{difference:+,.{_decimals(change.unit)}f}"
+    written = f"{difference:+,.{records.decimals(change.unit, difference, digits=_digits(change.unit))}f}"
     if not any(digit in "123456789" for digit in written):
         written = f"{difference:+.1g}"  # too small for the decimals of the unit
     arrow = "↑" if difference > 0 else "↓"

@@ -14,6 +14,7 @@ import pandas as pd
 from pipeline import papers
 from pipeline.core.errors import InputError
 from pipeline.core.files import write_text
+from pipeline.core.records import number, printed
 
 README = Path("README.md")
 BEGIN = "<!-- results: begin (written by `make readme` from reports/*/tables: an edit here is lost) -->"
@@ -325,17 +326,10 @@ def _cell(row: Row | None, line: Line, column: Column) -> str:
     if row is None:
         return ""
     if column.profile == PUBLISHED:
-        return _number(row["paper"], row["paper_spread"], "g")
-    digits = ".0f" if row["unit"] == papers.ERRORS_OF_10000 else ".2f"
-    number = _number(row["measured"], row["spread"], digits)
-    other = number and line.nominal is not None and row["n_images"] != line.nominal
-    return f"{number} ({_thousands(int(row['n_images']))})" if other else number
-
-
-def _number(value: float, spread: float, digits: str) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:{digits}}" + (f" ± {spread:{digits}}" if pd.notna(spread) else "")
+        return printed(row["paper"], row["paper_spread"])
+    measured = number(row["measured"], row["unit"], spread=row["spread"])
+    other = measured and line.nominal is not None and row["n_images"] != line.nominal
+    return f"{measured} ({_thousands(int(row['n_images']))})" if other else measured
 
 
 def _thousands(number: int) -> str:

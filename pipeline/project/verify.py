@@ -21,6 +21,7 @@ from typing import Any
 
 from pipeline.core.errors import InputError
 from pipeline.project import lock
+from pipeline.project.git import environment, git
 
 REPORTS = Path("reports/embedded")
 SOURCES = (REPORTS / "tables/claims.csv", REPORTS / "tables/claims.md")  # from experiments: no stage writes them
@@ -164,6 +165,7 @@ FLOORS: dict[str, float | dict[str, float]] = {
         "*_sd": 0.5,
         "*": 1.0,
     },
+    "score_over_steps": {"*": 1.0},  # of 1 to 10
     "improved_table3_samples": {  # grey levels
         "n_colours": 200.0,
         "scale": 1.0,
@@ -244,8 +246,8 @@ def _remove_what_stages_write(clone: Path) -> None:
 
 def copy_working_tree(root: Path, clone: Path) -> None:
     """Clone the repository, then lay over it all files that Git tracks or would track, as they stand."""
-    _git("clone", "--quiet", "--shared", str(root.resolve()), str(clone), cwd=root)
-    listing = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=root)
+    git("clone", "--quiet", "--shared", str(root.resolve()), str(clone), root=root)
+    listing = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", root=root)
     for name in filter(None, listing.decode().split("\0")):
         source, target = root / name, clone / name
         if source.is_symlink() or source.is_file():
@@ -271,7 +273,7 @@ def _rerun(clone: Path, temporary: Path) -> None:
 def _clean_environment(temporary: Path) -> dict[str, str]:
     """Nothing of this checkout or of the user's DVC settings reaches the clone."""
     ours = ("DVC_", "PYTHONPATH", "PYTHONSAFEPATH", "GAN_SCRATCH")
-    kept = {key: value for key, value in _without_git_hook().items() if not key.startswith(ours)}
+    kept = {key: value for key, value in environment().items() if not key.startswith(ours)}
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "SHELL": "/bin/sh",
@@ -279,12 +281,6 @@ def _clean_environment(temporary: Path) -> dict[str, str]:
         "DVC_GLOBAL_CONFIG_DIR": str(temporary / "global"),
         "DVC_SYSTEM_CONFIG_DIR": str(temporary / "system"),
     }
-
-
-def _without_git_hook() -> dict[str, str]:
-    """The environment without what Git gives to its hooks, which would lead every git command back to one checkout."""
-    hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-    return {key: value for key, value in os.environ.items() if key not in hook}
 
 
 def compare(committed: Path, rerun: Path, floors: Mapping[str, float | dict[str, float]] = FLOORS) -> Comparison:
@@ -485,25 +481,10 @@ def compare_with_head(root: Path = Path()) -> list[str]:
 def _extract_head(root: Path, out: Path) -> bool:
     """The committed reports as files; false where Git or the commit does not have them."""
     try:
-        tree = _git("rev-parse", "--verify", "--quiet", f"HEAD:./{REPORTS}", cwd=root).decode().strip()
-        archive = _git("archive", "--format=zip", tree, cwd=root)
+        tree = git("rev-parse", "--verify", "--quiet", f"HEAD:./{REPORTS}", root=root).decode().strip()
+        archive = git("archive", "--format=zip", tree, root=root)
     except InputError:
         return False
     with zipfile.ZipFile(io.BytesIO(archive)) as packed:
         packed.extractall(out)
     return True
-
-
-def _git(*arguments: str, cwd: Path) -> bytes:
-    try:
-        finished = subprocess.run(
-            ["git", *arguments], cwd=cwd, env=_without_git_hook(), capture_output=True, check=False
-        )
-    except FileNotFoundError as error:
-        message = "git was not found; install it, and run from a Git checkout of the project"
-        raise InputError(message) from error
-    if finished.returncode:
-        said = finished.stderr.decode(errors="replace").strip()
-        message = f"git {arguments[0]} in {cwd.resolve()} failed: {said}; run from a Git checkout of the project"
-        raise InputError(message)
-    return finished.stdout

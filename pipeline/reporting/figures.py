@@ -18,6 +18,7 @@ from pipeline.reporting import (
     sample_figures,
     sample_grids,
     score_figures,
+    score_over_steps,
     toy_figures,
     turing_figures,
 )
@@ -104,6 +105,7 @@ FIGURES: dict[str, Callable[[Path], Drawn]] = {
     "semisup_errors": improved_figures.semisup_errors,
     "improved_table3_samples": score_figures.improved_table3_samples,
     "improved_table3_scores": score_figures.improved_table3_scores,
+    "score_over_steps": score_over_steps.score_over_steps,
     "improved_fig6": score_figures.improved_fig6,
     "improved_fig2": turing_figures.improved_fig2,
     "dcgan_fig9": dcgan_fig9,

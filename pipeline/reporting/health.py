@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.core.records import number
 from pipeline.models.store import read_run
 
 ENDS = ("d_loss", "g_loss", "d_real", "d_fake")
@@ -80,14 +81,14 @@ def _table(model: Path, name: str) -> pd.DataFrame:
 def _end(table: pd.DataFrame, name: str) -> str:
     """Mean over the seeds of the last number of each; a row has none for a network that was not updated."""
     ends = table.groupby("seed")[name].last() if name in table else pd.Series(dtype=float)
-    return NONE if ends.isna().all() else f"{ends.mean():.3f}"
+    return NONE if ends.isna().all() else number(ends.mean(), "", digits=3)
 
 
 def _lowest(health: pd.DataFrame) -> str:
     if health.empty or health["diversity"].isna().all():
         return NONE
     lowest = health.sort_values(["diversity", "seed", "epoch"], kind="stable").iloc[0]
-    return f"{lowest['diversity']:.3f} after epoch {lowest['epoch']:.0f}"
+    return f"{number(lowest['diversity'], 'share', digits=3)} after epoch {lowest['epoch']:.0f}"
 
 
 def _not_run(missing: list[str]) -> list[str]:

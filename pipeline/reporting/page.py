@@ -12,10 +12,11 @@ import pandas as pd
 
 from pipeline import papers
 from pipeline.core.errors import InputError
+from pipeline.core.records import number, printed
 from pipeline.models.store import read_run
 from pipeline.reporting import health, readings, score_tables
 from pipeline.reporting.result_files import NOT_KEPT
-from pipeline.reporting.rows import NOT_RUN, Report
+from pipeline.reporting.rows import NOT_MADE, NOT_RUN, Report, lacking
 from pipeline.reporting.tables import DATASETS
 
 SHEETS = {
@@ -94,6 +95,7 @@ TURING_READING = (
     "are not counted."
 )
 NOBODY = "Nobody has voted in this profile."
+LEARNING = "figures/turing_learning.png"  # of votes
 
 
 DATASETS_READING = {
@@ -136,9 +138,6 @@ def report_page(
 def markdown(parts: Iterable[Part]) -> str:
     """The parts of a page as one text."""
     return "\n".join(line for part in parts for line in (part.lines if isinstance(part, Table) else [part]))
-
-
-COUNTS = ("count", "images", "photos", "classes", "votes")  # units of whole numbers
 
 
 def report_parts(
@@ -246,7 +245,7 @@ def _semisupervised(report: Report, reports: Path) -> list[Part]:
     for name, heading in SEMISUPERVISED.items():
         lines += [f"### {heading}", "", *_table(reports, name)]
         csv = reports / f"tables/{name}.csv"
-        told = readings.ensembles(pd.read_csv(csv).to_dict("records")) if csv.is_file() else []
+        told = [] if lacking(csv) else readings.ensembles(pd.read_csv(csv).to_dict("records"))
         lines += [*told, ""] if told else []
     return lines
 
@@ -255,8 +254,8 @@ def _scores(report: Report, reports: Path) -> list[Part]:
     """Improved GAN, Table 3, a line a row; its notes; and which of the paper's orderings hold."""
     lines: list[Part] = ["## Improved GAN, Table 3: scores of CIFAR-10 samples", ""]
     csv = reports / "tables/improved_table3.csv"
-    if not csv.is_file():
-        return [*lines, readings.NOT_RUN, ""]
+    if why := _unusable(csv):
+        return [*lines, why, ""]
     table = pd.read_csv(csv)
     lines += [*SCORES_READING[report.comparable], "", *_wide_table(table), ""]
     lines += ["± of a measured number: over the seeds, or over the splits of the images where there is one seed."]
@@ -278,10 +277,10 @@ def _wide_table(table: pd.DataFrame) -> list[str]:
         f"| --- |{' ---: |' * (len(measures) + 1)}",
     ]
     for row in dict.fromkeys(table["row"]):
-        printed = cells[row, papers.INCEPTION_SCORE]
-        numbers = [_number(printed["paper"], printed["paper_spread"], printed["unit"])]
+        scored = cells[row, papers.INCEPTION_SCORE]
+        numbers = [printed(scored["paper"], scored["paper_spread"])]
         numbers += [
-            _number(cell["measured"], cell["spread"], cell["unit"]) if (cell := cells.get((row, measure))) else ""
+            number(cell["measured"], cell["unit"], spread=cell["spread"]) if (cell := cells.get((row, measure))) else ""
             for measure in measures
         ]
         lines.append(f"| {row} | {' | '.join(numbers)} |")
@@ -290,7 +289,7 @@ def _wide_table(table: pd.DataFrame) -> list[str]:
 
 def _accuracy(table: pd.DataFrame) -> str:
     found = table.loc[table["column"] == score_tables.ACCURACY, "measured"].dropna()
-    return "" if found.empty else f"The classifier is right on {found.iloc[0]:.2f} % of its test images."
+    return "" if found.empty else f"The classifier is right on {number(found.iloc[0], 'percent')} % of its test images."
 
 
 def _score_notes(table: pd.DataFrame) -> list[str]:
@@ -312,13 +311,18 @@ def _score_notes(table: pd.DataFrame) -> list[str]:
 def _turing(reports: Path) -> list[Part]:
     """The votes beside the paper's numbers, and the learning curve where there are votes."""
     lines: list[Part] = ["## Improved GAN: the visual Turing test", ""]
-    csv = reports / "tables/turing.csv"
-    if not csv.is_file():
-        return [*lines, readings.NOT_RUN, ""]
+    if why := _unusable(reports / "tables/turing.csv"):
+        return [*lines, why, ""]
     lines += [TURING_READING, "", *_table(reports, "turing")]
-    if pd.read_csv(csv)["measured"].isna().all():
+    if nobody_voted(reports / "tables"):
         return [*lines, NOBODY, ""]
-    return [*lines, "![Share correct over the screens, with feedback and without](figures/turing_learning.png)", ""]
+    return [*lines, f"![Share correct over the screens, with feedback and without]({LEARNING})", ""]
+
+
+def nobody_voted(tables: Path) -> bool:
+    """Whether table ``turing`` has no measured number, so that the learning curve is an empty canvas."""
+    csv = tables / "turing.csv"
+    return bool(lacking(csv)) or bool(pd.read_csv(csv)["measured"].isna().all())
 
 
 def _samples(models: list[Path], metrics: Path) -> list[str]:
@@ -351,9 +355,12 @@ def datasets_parts(profile: str, report: Report, reports: Path) -> list[Part]:
 
     The sheets of real photographs are not in Git (project/twins.py): they are named, not shown.
     """
-    table = pd.read_csv(reports / "tables/datasets.csv")
-    measured = table[table["measured"].notna()]
+    csv = reports / "tables/datasets.csv"
     lines: list[Part] = [f"# Datasets of profile `{profile}`", "", DATASETS_READING[report.comparable], ""]
+    if why := _unusable(csv):
+        return [*lines, why, ""]
+    table = pd.read_csv(csv)
+    measured = table[table["measured"].notna()]
     lines += ["`in` = `out` + `rejected` + `duplicates`. All counts and notes: [CSV](tables/datasets.csv).", ""]
     lines += ["| dataset | in | out | rejected | duplicates | reasons |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     for title, rows in measured[measured["unit"].isin(["images", "photos"])].groupby("row", sort=False):
@@ -394,17 +401,18 @@ def _dedup_lines(measured: pd.DataFrame) -> list[str]:
     if "distinct_codes" not in found:
         return []
     sizes = {int(name.removeprefix("groups_of_")): int(n) for name, n in found.items() if name.startswith("groups_of_")}
+    all_zero = number(100 * found["all_zero_share"], "percent")
     told = "; ".join(f"{n:,} of {size}" for size, n in sorted(sizes.items()) if size > 1) or "none"
     lines = [
         f"LSUN: {found['duplicates']:,.0f} images left out. Groups of like images: {told}. "
-        f"{found['distinct_codes']:,.0f} distinct codes; all-zero codes {100 * found['all_zero_share']:.2f} %; "
+        f"{found['distinct_codes']:,.0f} distinct codes; all-zero codes {all_zero} %; "
         f"dead units {found['dead_units']:.0f} of 128."
     ]
     if "false_positives" in found:
-        low, high = found["false_positives_low"], found["false_positives_high"]
+        wrongly, low, high = (number(found[f"false_positives{end}"], "percent") for end in ("", "_low", "_high"))
         lines += [
-            f"Left out wrongly: {found['false_positives']:.2f} % (95 % interval {low:.2f} to {high:.2f} %), by the "
-            "planted truth; the paper judged fewer than 1 in 100 by eye."
+            f"Left out wrongly: {wrongly} % (95 % interval {low} to {high} %), by the planted truth; the paper judged "
+            "fewer than 1 in 100 by eye."
         ]
     else:
         lines += ["How many were left out wrongly nobody has judged: see the sheet of collisions."]
@@ -439,9 +447,15 @@ def provenance(models: list[Path]) -> dict[str, Any]:
 def _table(reports: Path, name: str) -> list[Part]:
     """A table of the page, short, with links to the whole one."""
     csv = reports / f"tables/{name}.csv"
-    if not csv.is_file():
-        return [readings.NOT_RUN, ""]
+    if why := _unusable(csv):
+        return [why, ""]
     return [Table(name=name, lines=(*_short_table(csv), "", _links(name))), ""]
+
+
+def _unusable(csv: Path) -> str:
+    """A sentence in place of a table that was not made or lacks columns; empty where there is one."""
+    why = lacking(csv)
+    return readings.NOT_RUN if why == NOT_MADE else f"`tables/{csv.name}` is {why}: make it anew." if why else ""
 
 
 def _links(name: str) -> str:
@@ -452,8 +466,8 @@ def _short_table(path: Path) -> list[str]:
     table = pd.read_csv(path, keep_default_na=True)
     lines = ["| row | column | paper | measured | ± over | note |", "| --- | --- | ---: | ---: | --- | --- |"]
     for row in table.to_dict("records"):
-        paper = _number(row["paper"], row["paper_spread"], row["unit"])
-        measured = _number(row["measured"], row["spread"], row["unit"])
+        paper = printed(row["paper"], row["paper_spread"])
+        measured = number(row["measured"], row["unit"], spread=row["spread"])
         note = "" if pd.isna(row["note"]) else row["note"]
         lines.append(f"| {row['row']} | {row['column']} | {paper} | {measured} | {_over(row)} | {note} |")
     return lines
@@ -464,11 +478,3 @@ def _over(row: dict[Any, Any]) -> str:
     if pd.isna(row["spread"]):
         return ""
     return f"{row['n_seeds']:.0f} seeds" if row["spread_over"] == "seeds" else row["spread_over"]
-
-
-def _number(value: float, spread: float, unit: str) -> str:
-    if pd.isna(value):
-        return ""
-    if unit in COUNTS:
-        return f"{value:,.0f}"
-    return f"{value:.2f}" + (f" ± {spread:.2f}" if pd.notna(spread) else "")

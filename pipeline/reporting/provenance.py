@@ -1,6 +1,6 @@
 """What each training run rests on: hashes of its params, its data and its code.
 
-From the records of the runs alone: ``run.json``, and ``provenance.json`` where stage `provenance` has made one. Neither
+From the records of the runs alone: ``run.json``, and the hashes of stage `provenance` where it has been run. Neither
 dvc.lock nor Git says it, since both change after the report has been written.
 """
 
@@ -47,7 +47,12 @@ def params_hash(params: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def read_runs(records: Path, depth: int = 1) -> list[Run]:
+def read_hashes(records: Path) -> dict[str, dict[str, str]]:
+    """``code``, ``data`` and ``networks`` of each run, by its name; empty where stage `provenance` has not been run."""
+    return _read(records / PROVENANCE_FILE)
+
+
+def read_runs(records: Path, hashes: dict[str, dict[str, str]], depth: int = 1) -> list[Run]:
     """Of every folder ``depth`` levels below ``records``, in order; none if there is no such folder.
 
     Raises
@@ -56,25 +61,23 @@ def read_runs(records: Path, depth: int = 1) -> list[Run]:
         If a record is not JSON, or says nothing of its params.
     """
     folders = sorted(path for path in records.glob("/".join("*" * depth)) if path.is_dir())
-    return [run for folder in folders if (run := _read_run(folder)) is not None]
+    return [run for folder in folders if (run := _read_run(folder, hashes.get(folder.name, {}))) is not None]
 
 
-def _read_run(folder: Path) -> Run | None:
-    recorded = _read(folder / PROVENANCE_FILE)
-    run = _read(folder / RUN_FILE) or recorded.get("run", {})
+def _read_run(folder: Path, recorded: dict[str, str]) -> Run | None:
+    run = _read(folder / RUN_FILE)
     if not run:
         return None
     if "params" not in run:
         message = f"{folder}: its record has no 'params'; remove the folder and run dvc repro report"
         raise InputError(message)
-    hashes = {name: str(recorded.get(name, NOT_RECORDED)) for name in ("data", "code", "networks")}
     return Run(
         name=folder.name,
         dataset=str(run["params"].get("dataset", "")),
         params=params_hash(run["params"]),
         machine={name: str(run[name]) for name in MACHINE if name in run},
         settings=dict(_flat(run["params"])),
-        **hashes,
+        **{name: recorded.get(name, NOT_RECORDED) for name in ("data", "code", "networks")},
     )
 
 

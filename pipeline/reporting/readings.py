@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import papers
+from pipeline.core.records import number
 from pipeline.reporting import rows
 from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
 from pipeline.reporting.score_tables import OURS, REAL
@@ -223,7 +224,8 @@ def _forgotten(own: Metrics, paper_share: str) -> str:
         after, regression = own[name], own.get(classifier, {})
         share = f"{after['n_dropped']} of {own['n_maps']} maps, {100 * after['n_dropped'] / own['n_maps']:.0f} %"
         told.append(
-            f"{rule}, {share} ({paper_share}): {_detected(after)}; pixels change by {after['pixel_change']:.3f}"
+            f"{rule}, {share} ({paper_share}): {_detected(after)}; pixels change by "
+            f"{number(after['pixel_change'], 'share', digits=3)}"
         )
         if "accuracy_percent" in regression:
             told[-1] += (
@@ -234,7 +236,7 @@ def _forgotten(own: Metrics, paper_share: str) -> str:
             random = own[control]
             told.append(
                 f"as many random maps: {_detected(random)}, mean ± standard deviation of {random['n_draws']} draws; "
-                f"pixels change by {random['pixel_change']:.3f}"
+                f"pixels change by {number(random['pixel_change'], 'share', digits=3)}"
             )
         told += [f"verdict on {rule}: {verdict}" for verdict in _forgetting_verdict(own, name, control)]
     return "\n  - ".join(told)
@@ -440,8 +442,8 @@ def ensembles(table: Iterable[dict[Any, Any]]) -> list[str]:
         verdict = "better" if together < alone else "not better"
         n_labels = int(row["n_labels"])  # a small profile has fewer than the paper's column says
         told[n_labels] = (
-            f"- {n_labels:,} labels: ensemble of {int(row['n_seeds'])} {together:.2f}, mean of single networks "
-            f"{alone:.2f} ({UNITS.get(row['unit'], row['unit'])}): the ensemble is {verdict}"
+            f"- {n_labels:,} labels: ensemble of {int(row['n_seeds'])} {number(together, row['unit'])}, mean of single "
+            f"networks {number(alone, row['unit'])} ({UNITS.get(row['unit'], row['unit'])}): the ensemble is {verdict}"
         )
     return [told[n_labels] for n_labels in sorted(told)]
 
@@ -458,7 +460,11 @@ def _improved_samples(found: dict[str, Metrics]) -> list[str]:
             elif half in nearest:
                 own = metrics[half]
                 others = [distance for other, distance in nearest.items() if other != half and distance]
-                beside = f", {nearest[half] / others[0]:.2f} times as far as in the other half" if others else ""
+                beside = (
+                    f", {number(nearest[half] / others[0], 'ratio')} times as far as in the other half"
+                    if others
+                    else ""
+                )
                 lines.append(
                     f"- {run}, {half.replace('_', ' ')}, {own['n_images']} samples: one is {own['nearest_other']:,.0f} "
                     f"grey levels from the nearest other (median, Euclidean, {own['side_px']} x {own['side_px']} "
@@ -478,7 +484,11 @@ def _improved_table3(found: dict[str, Metrics]) -> list[str]:
         own = metrics.get(name, {})
         if "nearest_other" not in own:
             continue
-        beside = f", {own['diversity']:.2f} of that of real images" if "diversity" in own and name != REAL else ""
+        beside = (
+            f", {number(own['diversity'], 'share')} of that of real images"
+            if "diversity" in own and name != REAL
+            else ""
+        )
         alarm = ": **the samples have collapsed**" if own.get("diversity", 1.0) < COLLAPSED else ""
         lines.append(
             f"- {title}, {own['n_images']} images: one is {own['nearest_other']:,.0f} grey levels from the nearest "
@@ -536,7 +546,7 @@ def _distances(found: dict[str, Metrics]) -> list[str]:
             told.append(f"mean distance to the nearest of {among}: {', '.join(sides)}")
         near = metrics.get("nearest_training_image", {})
         ratios = [
-            f"{near[space]['ratio_of_medians']:.2f} in {name}"
+            f"{number(near[space]['ratio_of_medians'], 'ratio')} in {name}"
             for space, name in (("features", "D's features"), ("pixels", "pixels"))
             if "ratio_of_medians" in near.get(space, {})
         ]
@@ -691,11 +701,14 @@ SECTIONS = {
         heading="Improved GAN, Table 3: the scores in a picture, and samples of every row",
         pictures={
             "improved_table3_scores": "The paper's Inception scores; scores by our own classifier, a dot a seed",
+            "score_over_steps": "Score over the updates, of generators kept on the way",
             "improved_table3_samples": "Samples of every row of Table 3, and the best ones of our methods",
         },
         text="The scores stand in two panels because they are two measures. A dot is a seed, its bar the deviation "
-        "over the splits of its images, a line the mean over the seeds. The samples are the first ones of the first "
-        "seed; nothing is chosen by eye. The best ones are those whose p(y|x) is furthest from the mean p(y) of all, "
+        "over the splits of its images, a line the mean over the seeds. Over the updates a line is the mean over the "
+        "seeds, its band goes from the lowest to the highest; those scores are of fewer images, in one part, and so "
+        "a little other than the table's. The samples are the first ones of the first seed; nothing is chosen by eye. "
+        "The best ones are those whose p(y|x) is furthest from the mean p(y) of all, "
         "by the Inception network where its scores stand in the table, else by our own classifier: the rule that we "
         "read into the paper's top 1 % by Inception score, which it does not explain.",
         reading=_improved_table3,

@@ -8,10 +8,11 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.core.params import section
-from pipeline.core.records import ResultRow
+from pipeline.core.records import COLUMNS, ResultRow
 from pipeline.papers import Published
 
 NOT_RUN = "not run in this profile yet"
+NOT_MADE = "not made"
 QUOTED = "quoted by the paper, not measured here"
 
 
@@ -86,6 +87,29 @@ def quoted(printed: Published, dataset: str) -> ResultRow:
 def joined(*notes: str) -> str:
     """The notes that are not empty, in one line."""
     return "; ".join(filter(None, notes))
+
+
+def read_table(csv: Path) -> pd.DataFrame:
+    """A table's CSV, whatever columns it has.
+
+    Raises
+    ------
+    InputError
+        If it is no CSV.
+    """
+    try:
+        return pd.read_csv(csv)
+    except (ValueError, OSError) as error:
+        message = f"{csv}: not a readable CSV ({error}); run dvc repro for its stage, or restore it with git"
+        raise InputError(message) from error
+
+
+def lacking(csv: Path) -> str:
+    """Why a table cannot be shown: it was not made, or lacks columns; empty if it can. Errors: :func:`read_table`."""
+    if not csv.is_file():
+        return NOT_MADE
+    missing = [name for name in COLUMNS if name not in read_table(csv)]
+    return f"without {', '.join(missing)}" if missing else ""
 
 
 def read_results(path: Path) -> pd.DataFrame:

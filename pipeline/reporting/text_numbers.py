@@ -47,23 +47,6 @@ PUBLISHED = (  # in the order of the papers
     turing.TOP,
     papers.IMAGENET_CLASSES,
 )
-PROTOCOL = (  # sizes that an experiment was given: with another one it is not quite the paper's
-    papers.FIRST_SAMPLES,
-    papers.LAST_SAMPLES,
-    papers.N_FEATURES,
-    papers.SVHN_VALIDATION,
-    papers.TRIALS,
-    papers.WALK_POINTS,
-    papers.GUIDED_FEATURES,
-    papers.WINDOW_SAMPLES,
-    papers.NOISE,
-    papers.MNIST_VALIDATION,
-    papers.SCORE_IMAGES,
-    papers.MNIST_SUBSETS,
-    papers.CIFAR10_SUBSETS,
-    papers.MNIST_VOTES,
-    papers.IMAGENET_CLASSES,
-)
 
 
 def text_numbers(results: Path, report: Report) -> list[ResultRow]:
@@ -113,7 +96,8 @@ def _row(place: Published, found: Mapping[tuple[str, str], Number], report: Repo
 def _measured(place: Published | Extra, number: Number, report: Report) -> ResultRow:
     """``yes`` becomes ``reduced`` where the profile's notes tell of a stand-in, or another size was chosen."""
     more = report.notes.get(number.run, "")  # a number that is missing names no run
-    other_size = place in PROTOCOL and number.measured is not None and not np.isclose(number.measured, place.value)
+    given = place.value if isinstance(place, Published) and place.setting else None
+    other_size = given is not None and number.measured is not None and not np.isclose(number.measured, given)
     reduced = report.comparable == "yes" and (more or other_size)
     return result(
         place,

@@ -1,6 +1,5 @@
 """The unsupervised loop of DCGAN: Algorithm 1 of Goodfellow et al. with k = 1, in the authors' order of updates."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.core import ranks
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
-from pipeline.core.seeding import numpy_stream, torch_stream
+from pipeline.core.seeding import torch_stream
 from pipeline.core.store import ImageSet
 from pipeline.models.build import (
     Architecture,
@@ -32,17 +31,19 @@ from pipeline.models.mnist import CLASSES
 from pipeline.models.released import Released
 from pipeline.models.store import named_tensors
 from pipeline.training.batches import Batches, one_hot
-from pipeline.training.checkpoint import CheckpointClock, RunState, restore, save
-from pipeline.training.health import COLLAPSED, check_finite, diversity
+from pipeline.training.checkpoint import (
+    HEALTH,
+    HISTORY,
+    VALIDATION,
+    CheckpointClock,
+    RunState,
+    restore,
+    save,
+    stacked,
+)
+from pipeline.training.health import check_finite, some_real
 from pipeline.training.parallel import check_divides, check_same_step, in_parallel
 from pipeline.training.updates import Networks, gradient_norm, update_discriminator, update_generator
-
-# of the tables, so that a run without any row has them too
-HISTORY = (
-    *("seed", "step", "epoch", "learning_rate", "d_loss", "g_loss", "d_real", "d_fake", "d_gradient", "g_gradient"),
-)
-VALIDATION = ("seed", "epoch", "n_images", "error_percent", "mean_distance", "chosen")
-HEALTH = ("seed", "epoch", "diversity", "collapsed")
 
 
 def check_sizes(sizes: list[int], batch_size: int) -> None:
@@ -174,14 +175,14 @@ def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path, score:
         health += state.health
         samples = samples or state.samples
         steps, images = state.step, images + (state.step - state.resumed_from) * run.batch_size
-    epochs = sorted(samples, key=int)  # a checkpoint brings them back in the order of text
+    shown, sample_epochs = stacked(samples)
     return Trained(
         tensors=tensors,
         history=pd.DataFrame(history, columns=list(HISTORY)),
         validation=pd.DataFrame(validation, columns=list(VALIDATION)),
         health=pd.DataFrame(health, columns=list(HEALTH)),
-        samples=torch.stack([samples[epoch] for epoch in epochs]).numpy(),
-        sample_epochs=np.array([int(epoch) for epoch in epochs], dtype=np.int64),
+        samples=shown,
+        sample_epochs=sample_epochs,
         steps=steps,
         images=images,
     )
@@ -207,11 +208,10 @@ def train_seed(
 ) -> RunState:
     """Train one seed; the state is saved at least once a minute and at the end."""
     batches = Batches(image_set, "train", run.architecture, batch_size=run.batch_size, seed=seed, device=compute.device)
-    real = some_real(image_set, run, seed)
+    real = some_real(image_set, run.n_samples, seed=seed)
     state = RunState(networks=initial_networks(run, compute, seed))
     restore(checkpoint_file, state)
     check_same_step(state.step, checkpoint_file)
-    state.resumed_from = state.step
     clock = CheckpointClock()
     total = run.epochs * batches.per_epoch
     with Progress(f"training, seed {seed}", total=total, unit="steps", done=state.step) as progress:
@@ -268,13 +268,7 @@ def end_epoch(
     """Samples and their health, and the validation score, in the epochs (counted as done) that are due."""
     last = epoch == run.epochs
     if epoch == 1 or epoch % run.sample_every_epochs == 0 or last:
-        samples = fixed_samples(state.networks.generator, run, compute, seed)
-        ratio = diversity(samples, real)
-        state.samples[str(epoch)] = torch.from_numpy(samples)
-        state.health.append({"seed": seed, "epoch": epoch, "diversity": ratio, "collapsed": ratio < COLLAPSED})
-        if ratio < COLLAPSED and ranks.is_first():
-            said = f"warning: seed {seed}, epoch {epoch}: the samples have collapsed (diversity {ratio:.3f})"
-            print(said, file=sys.stderr)
+        state.add_samples(fixed_samples(state.networks.generator, run, compute, seed), real, seed=seed, epoch=epoch)
     if run.selection is not None and score is not None and (epoch % run.selection.every_epochs == 0 or last):
         consider(state, score(state.networks.generator, seed), seed=seed, epoch=epoch)
 
@@ -287,12 +281,6 @@ def fixed_samples(generator: nn.Module, run: Run, compute: Compute, seed: int) -
     with torch.inference_mode(), autocast(compute):
         images = generator(z, *condition)
     return from_network(a, images)
-
-
-def some_real(image_set: ImageSet, run: Run, seed: int) -> np.ndarray:
-    """As many training images as there are samples, drawn by seed: what their diversity is compared with."""
-    rows = image_set.rows("train")
-    return image_set.images[np.sort(numpy_stream(seed, "real beside samples").permutation(rows)[: run.n_samples])]
 
 
 def set_learning_rate(networks: Networks, run: Run, epoch: int) -> float:

@@ -3,7 +3,6 @@
 Ours, the paper has none. Nothing is chosen by the test images: they are judged once, by the network of the last step.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -16,15 +15,14 @@ from annotated_types import Ge, Gt, Interval
 
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.errors import InputError
-from pipeline.core.files import whole_file
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet
 from pipeline.models.classifier import CHANNELS, SIDE, ClassifierNetwork, initialise_classifier
 from pipeline.models.dcgan import to_signed
-from pipeline.models.store import load_into, named_tensors, read_note, read_tensors, write_tensors
-from pipeline.training.checkpoint import CheckpointClock
+from pipeline.models.store import load_into, named_tensors
+from pipeline.training.checkpoint import CheckpointClock, restoring, write_checkpoint
 from pipeline.training.health import check_finite
 
 JUDGED_AT_ONCE = 250  # test images; changes a logit by rounding at most
@@ -291,16 +289,14 @@ def accuracy_percent(network: ClassifierNetwork, image_set: ImageSet, test: Labe
 
 
 def save(path: Path, state: ClassifierState) -> None:
-    """Replace the checkpoint by the present state; a kill at any moment leaves the old one or the new one."""
+    """Replace the checkpoint by the present state."""
     tensors = named_tensors("classifier", state.network)
     tensors |= {"loss_sum": state.loss_sum.cpu(), "wrong_sum": state.wrong_sum.cpu()}
     for name, parameter in state.network.named_parameters():
         velocity = state.sgd.state[parameter].get("momentum_buffer")
         if velocity is not None:  # there is none without momentum
             tensors[f"momentum/{name}"] = velocity.detach().cpu().contiguous()
-    plain = {name: getattr(state, name) for name in PLAIN}
-    with whole_file(path) as partial:
-        write_tensors(partial, tensors, note=json.dumps(plain))
+    write_checkpoint(path, tensors, state, PLAIN)
 
 
 def restore(path: Path, state: ClassifierState) -> None:
@@ -313,19 +309,12 @@ def restore(path: Path, state: ClassifierState) -> None:
     """
     if not path.exists():
         return
-    tensors = read_tensors(path)
-    load_into(state.network, tensors, "classifier", path)
-    for name, parameter in state.network.named_parameters():
-        if (velocity := tensors.get(f"momentum/{name}")) is not None:
-            # in the parameter's memory format, as SGD made it: the sums are then taken in the same order
-            state.sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(velocity)
-    try:
-        plain = json.loads(read_note(path))
-        for name in PLAIN:
-            setattr(state, name, plain[name])
+    with restoring(path, state, PLAIN, what="a checkpoint of the classifier") as tensors:
+        load_into(state.network, tensors, "classifier", path)
+        for name, parameter in state.network.named_parameters():
+            if (velocity := tensors.get(f"momentum/{name}")) is not None:
+                # in the parameter's memory format, as SGD made it: the sums are then taken in the same order
+                state.sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(velocity)
         state.loss_sum.copy_(tensors["loss_sum"])
         state.wrong_sum.copy_(tensors["wrong_sum"])
-    except (ValueError, KeyError) as error:
-        message = f"{path}: not a checkpoint of the classifier ({error}); remove it and run the stage again"
-        raise InputError(message) from error
     state.resumed_from = state.step

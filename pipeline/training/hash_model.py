@@ -1,6 +1,5 @@
 """Training of the autoencoder that hashes images for deduplication (DCGAN, section 4.1)."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +11,6 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval
 
 from pipeline.core.compute import Compute
-from pipeline.core.errors import InputError
-from pipeline.core.files import whole_file
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.core.seeding import numpy_stream, torch_stream
@@ -26,8 +23,10 @@ from pipeline.models.hash_autoencoder import (
     initialise_autoencoder,
     inputs_of,
 )
-from pipeline.models.store import load_into, named_tensors, read_note, read_tensors, write_tensors
-from pipeline.training.checkpoint import CheckpointClock, adam_tensors, restore_adam
+from pipeline.models.store import load_into, named_tensors
+from pipeline.training.checkpoint import CheckpointClock, adam_tensors, restore_adam, restoring, write_checkpoint
+
+PLAIN = ("step", "history")  # of the state, beside tensors
 
 
 @section
@@ -153,12 +152,11 @@ def _kept(n: int, width: int, probability: float, seed: int, name: str, step: in
 
 
 def save(path: Path, state: HashState) -> None:
-    """Replace the checkpoint by the present state; a kill at any moment leaves the old one or the new one."""
+    """Replace the checkpoint by the present state."""
     tensors = named_tensors("autoencoder", state.network)
     tensors |= {"loss_sum": state.loss_sum.cpu(), "active": state.active.cpu()}
     tensors |= adam_tensors("adam", state.adam)
-    with whole_file(path) as partial:
-        write_tensors(partial, tensors, note=json.dumps({"step": state.step, "history": state.history}))
+    write_checkpoint(path, tensors, state, PLAIN)
 
 
 def restore(path: Path, state: HashState) -> None:
@@ -171,14 +169,8 @@ def restore(path: Path, state: HashState) -> None:
     """
     if not path.exists():
         return
-    tensors = read_tensors(path)
-    load_into(state.network, tensors, "autoencoder", path)
-    restore_adam(state.adam, tensors, "adam")
-    try:
-        plain = json.loads(read_note(path))
-        state.step, state.history = plain["step"], plain["history"]
+    with restoring(path, state, PLAIN, what="a checkpoint of the hash model") as tensors:
+        load_into(state.network, tensors, "autoencoder", path)
+        restore_adam(state.adam, tensors, "adam")
         state.loss_sum.copy_(tensors["loss_sum"])
         state.active.copy_(tensors["active"])
-    except (ValueError, KeyError) as error:
-        message = f"{path}: not a checkpoint of the hash model ({error}); remove it and run the stage again"
-        raise InputError(message) from error

@@ -1,11 +1,15 @@
 """Signs of a sick GAN: a loss that is no number, and samples that are all alike."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipeline.core import ranks
 from pipeline.core.errors import InputError
+from pipeline.core.seeding import numpy_stream
+from pipeline.core.store import ImageSet
 
 # Samples nearer to each other than this share of the distance between real images have collapsed. Healthy runs of ours
 # end between 0.4 and 0.95, and have 0.19 or more after an epoch; a generator of one image or a handful has nearly 0.
@@ -26,6 +30,20 @@ def nearest_other(images: np.ndarray) -> float:
 def diversity(samples: np.ndarray, real: np.ndarray) -> float:
     """``nearest_other`` of generated images as a share of that of as many real ones; 1 = as varied as they are."""
     return nearest_other(samples) / max(nearest_other(real), 1e-9)
+
+
+def some_real(image_set: ImageSet, n: int, *, seed: int) -> np.ndarray:
+    """Training images drawn by seed, as many as there are samples: what their diversity is compared with."""
+    rows = image_set.rows("train")
+    return image_set.images[np.sort(numpy_stream(seed, "real beside samples").permutation(rows)[:n])]
+
+
+def sample_health(samples: np.ndarray, real: np.ndarray, *, of: str) -> dict[str, float]:
+    """What a row of a health table says of samples: diversity, collapsed; ``of``: whose they are, for the warning."""
+    ratio = diversity(samples, real)
+    if ratio < COLLAPSED and ranks.is_first():
+        print(f"warning: {of}: the samples have collapsed (diversity {ratio:.3f})", file=sys.stderr)
+    return {"diversity": ratio, "collapsed": ratio < COLLAPSED}
 
 
 def check_finite(bad_step: int, *, run: str, kept: Path) -> None:

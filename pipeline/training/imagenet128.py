@@ -6,7 +6,6 @@ rounding only.
 """
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -29,17 +28,21 @@ from pipeline.models.dcgan import from_signed, to_signed
 from pipeline.models.imagenet128 import SIDE, Architecture, build_generator, discriminator, draw_inputs, initialise
 from pipeline.models.improved_layers import set_noise
 from pipeline.models.store import named_tensors
-from pipeline.training.checkpoint import CheckpointClock, RunState, restore, save
-from pipeline.training.health import COLLAPSED, check_finite, diversity
+from pipeline.training.checkpoint import (
+    HEALTH,
+    HISTORY,
+    VALIDATION,
+    CheckpointClock,
+    RunState,
+    restore,
+    save,
+    stacked,
+)
+from pipeline.training.health import check_finite, some_real
 from pipeline.training.parallel import average, check_same_step
 from pipeline.training.updates import Networks, gradient_norm
 
-HISTORY = (
-    *("seed", "step", "epoch", "learning_rate", "d_loss", "g_loss", "d_real", "d_fake", "d_gradient", "g_gradient"),
-    *("class_loss", "class_error_percent"),
-)
-VALIDATION = ("seed", "epoch", "n_images", "error_percent", "mean_distance", "chosen")  # no epoch is chosen: no rows
-HEALTH = ("seed", "epoch", "diversity", "collapsed")
+HISTORY_WITH_CLASSES = (*HISTORY, "class_loss", "class_error_percent")
 
 
 @section
@@ -347,16 +350,15 @@ def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path) -> Tra
         for name in ("generator", "discriminator"):
             tensors |= named_tensors(f"seed{seed}/{name}", getattr(state.networks, name))
         states.append(state)
-    samples = states[0].samples
-    epochs = sorted(samples, key=int)  # a checkpoint brings them back in the order of text
+    samples, sample_epochs = stacked(states[0].samples)
     return Trained(
         tensors=tensors,
         n_classes=classes_of(image_set) if run.labels else 1,
-        history=pd.DataFrame([row for state in states for row in state.history], columns=list(HISTORY)),
-        validation=pd.DataFrame(columns=list(VALIDATION)),
+        history=pd.DataFrame([row for state in states for row in state.history], columns=list(HISTORY_WITH_CLASSES)),
+        validation=pd.DataFrame(columns=list(VALIDATION)),  # no epoch is chosen: no rows
         health=pd.DataFrame([row for state in states for row in state.health], columns=list(HEALTH)),
-        samples=torch.stack([samples[epoch] for epoch in epochs]).numpy(),
-        sample_epochs=np.array([int(epoch) for epoch in epochs], dtype=np.int64),
+        samples=samples,
+        sample_epochs=sample_epochs,
         steps=states[0].step,
         images=sum((state.step - state.resumed_from) * run.batch_size * run.towers for state in states),
     )
@@ -365,11 +367,10 @@ def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path) -> Tra
 def train_seed(image_set: ImageSet, run: Run, compute: Compute, seed: int, checkpoint_file: Path) -> State:
     """Train one seed; the state is saved at least once a minute and at the end."""
     batches = Batches(image_set, run, seed=seed, device=compute.device)
-    real = some_real(image_set, run, seed)
+    real = some_real(image_set, run.n_samples, seed=seed)
     state = State(networks=initial_networks(run, compute, seed, n_classes=batches.n_classes))
     restore(checkpoint_file, state)
     check_same_step(state.step, checkpoint_file)
-    state.resumed_from = state.step
     clock = CheckpointClock()
     total = run.epochs * batches.per_epoch
     with Progress(f"training, seed {seed}", total=total, unit="steps", done=state.step) as progress:
@@ -393,15 +394,8 @@ def train_seed(image_set: ImageSet, run: Run, compute: Compute, seed: int, check
 
 def end_epoch(state: State, run: Run, compute: Compute, real: np.ndarray, *, seed: int, epoch: int) -> None:
     """Samples and their health, in the epochs (counted as done) that are due."""
-    if not (epoch == 1 or epoch % run.sample_every_epochs == 0 or epoch == run.epochs):
-        return
-    samples = fixed_samples(state.networks.generator, run, compute, seed)
-    ratio = diversity(samples, real)
-    state.samples[str(epoch)] = torch.from_numpy(samples)
-    state.health.append({"seed": seed, "epoch": epoch, "diversity": ratio, "collapsed": ratio < COLLAPSED})
-    if ratio < COLLAPSED and ranks.is_first():
-        said = f"warning: seed {seed}, epoch {epoch}: the samples have collapsed (diversity {ratio:.3f})"
-        print(said, file=sys.stderr)
+    if epoch == 1 or epoch % run.sample_every_epochs == 0 or epoch == run.epochs:
+        state.add_samples(fixed_samples(state.networks.generator, run, compute, seed), real, seed=seed, epoch=epoch)
 
 
 def fixed_samples(generator: nn.Module, run: Run, compute: Compute, seed: int) -> np.ndarray:
@@ -409,12 +403,6 @@ def fixed_samples(generator: nn.Module, run: Run, compute: Compute, seed: int) -
     inputs = draw_inputs(run.architecture, run.n_samples, torch_stream(seed, "fixed z")).to(compute.device)
     with torch.inference_mode(), autocast(compute):
         return np.concatenate([from_signed(generator(part)) for part in inputs.split(run.batch_size)])
-
-
-def some_real(image_set: ImageSet, run: Run, seed: int) -> np.ndarray:
-    """As many training images as there are samples, drawn by seed: what their diversity is compared with."""
-    rows = image_set.rows("train")
-    return image_set.images[np.sort(numpy_stream(seed, "real beside samples").permutation(rows)[: run.n_samples])]
 
 
 def initial_networks(run: Run, compute: Compute, seed: int, *, n_classes: int) -> Networks:

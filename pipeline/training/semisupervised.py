@@ -6,6 +6,7 @@ the same, within rounding, whichever others are trained beside it; over many upd
 
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,8 +43,8 @@ from pipeline.models.store import load_into, named_tensors, read_note, read_tens
 from pipeline.training import semisupervised_losses as losses
 from pipeline.training.adam import RootAdam
 from pipeline.training.averaging import HistoricalAverage, ParameterAverage
-from pipeline.training.checkpoint import CheckpointClock, adam_tensors, restore_adam
-from pipeline.training.health import COLLAPSED, check_finite, diversity
+from pipeline.training.checkpoint import CheckpointClock, adam_tensors, restore_adam, restoring, write_checkpoint
+from pipeline.training.health import check_finite, sample_health, some_real
 from pipeline.training.labelled_batches import (
     Member,
     Pixels,
@@ -123,6 +124,7 @@ class Run:
     decay_epochs: Annotated[int, Ge(0)]
     test_every_epochs: Annotated[int, Ge(1)]  # and after the last
     labels_only_epochs: Annotated[int, Ge(0)]  # of the same D on the labelled images alone, for comparison; 0 = none
+    n_snapshots: Annotated[int, Ge(0)]  # of G, evenly over the steps, the last at the end; 0 = the one at the end alone
 
     def __post_init__(self) -> None:
         for refusal in (self._bad_counts(), self._bad_pixels(), self._bad_techniques()):
@@ -197,8 +199,8 @@ class Trained:
 
     Attributes
     ----------
-    tensors : ``seed<k>/split<j>/{generator, discriminator, discriminator_average}/...``; each with an axis of 1 for
-        the seeds in front
+    tensors : ``seed<k>/split<j>/{generator, discriminator, discriminator_average}/...``, of the snapshots before the
+        end ``generator_step<n>``; each with an axis of 1 for the seeds in front
     history : split, seed, step, epoch (of the step, from 0), learning_rate, labelled_loss, labelled_error_percent,
         unsupervised_loss, generator_loss; means since the row before
     errors : split, seed, epoch (epochs done), error_percent on the test images with averaged parameters,
@@ -286,7 +288,7 @@ PLAIN = ("step", "history", "errors", "counts")
 
 
 def save(path: Path, state: GroupState) -> None:
-    """Replace the checkpoint by the present state; a kill at any moment leaves the old one or the new one."""
+    """Replace the checkpoint by the present state."""
     players = state.players
     tensors = {f"sums/{name}": total.cpu() for name, total in state.sums.items()}
     for name in ("generator", "discriminator"):
@@ -296,9 +298,7 @@ def save(path: Path, state: GroupState) -> None:
         tensors |= players.average.tensors("average")
     for name, history in players.histories.items():
         tensors |= history.tensors(f"history/{name}")
-    plain = {name: getattr(state, name) for name in PLAIN}
-    with whole_file(path) as partial:
-        write_tensors(partial, tensors, note=json.dumps(plain))
+    write_checkpoint(path, tensors, state, PLAIN)
 
 
 def restore(path: Path, state: GroupState) -> None:
@@ -311,24 +311,17 @@ def restore(path: Path, state: GroupState) -> None:
     """
     if not path.exists():
         return
-    tensors = read_tensors(path)
     players = state.players
-    for name in ("generator", "discriminator"):
-        load_into(getattr(players, name), tensors, name, path)
-        restore_adam(getattr(players, f"{name}_adam"), tensors, f"{name}_adam")
-    try:
+    device = next(players.generator.parameters()).device
+    with restoring(path, state, PLAIN, what="a checkpoint of this training") as tensors:
+        for name in ("generator", "discriminator"):
+            load_into(getattr(players, name), tensors, name, path)
+            restore_adam(getattr(players, f"{name}_adam"), tensors, f"{name}_adam")
         if players.average is not None:
             players.average.restore(tensors, "average")
         for name, history in players.histories.items():
             history.restore(tensors, f"history/{name}")
-        plain = json.loads(read_note(path))
-        for name in PLAIN:
-            setattr(state, name, plain[name])
-    except (ValueError, KeyError) as error:
-        message = f"{path}: not a checkpoint of this training ({error}); remove it and run the stage again"
-        raise InputError(message) from error
-    device = next(players.generator.parameters()).device
-    state.sums = {n.removeprefix("sums/"): t.to(device) for n, t in tensors.items() if n.startswith("sums/")}
+        state.sums = {n.removeprefix("sums/"): t.to(device) for n, t in tensors.items() if n.startswith("sums/")}
     state.resumed_from = state.step
 
 
@@ -453,7 +446,7 @@ def train_labels_only(image_set: ImageSet, run: Run, compute: Compute, scratch: 
     """
     rate = min(1.0, run.techniques.parameter_average * run.epochs / run.labels_only_epochs)
     techniques = replace(run.techniques, parameter_average=rate)
-    alone = replace(run, constant_epochs=run.labels_only_epochs, decay_epochs=0, techniques=techniques)
+    alone = replace(run, constant_epochs=run.labels_only_epochs, decay_epochs=0, techniques=techniques, n_snapshots=0)
     return together(alone, train_groups(image_set, alone, compute, scratch, labels_only=True))
 
 
@@ -512,6 +505,7 @@ def train_group(
     restore(checkpoint, state)
     clock = CheckpointClock()
     total = run.epochs * batches.per_epoch
+    snapshots = {step: snapshot_of(checkpoint, step) for step in snapshot_steps(run.n_snapshots, total)[:-1]}
     for step in range(state.step, total):
         epoch = step // batches.per_epoch
         learning_rate = set_learning_rate(state.players, run, epoch)
@@ -527,13 +521,15 @@ def train_group(
             batches.check_labelled_seen()
             if epochs_done % run.test_every_epochs == 0 or epochs_done == run.epochs:
                 state.errors += tested(state.players, image_set, run, compute, members, epoch=epochs_done)
+        if state.step in snapshots:  # before the checkpoint, so that no step behind one lacks its snapshot
+            keep_snapshot(snapshots[state.step], players.generator, members, state.step)
         if due:
             save(checkpoint, state)
         progress.advance(1)
     samples = fixed_samples(state.players.generator, run, compute, members)
     return Group(
         state=state,
-        tensors=member_tensors(state.players, members),
+        tensors=member_tensors(state.players, members) | read_snapshots(snapshots.values()),
         labelled=labelled_table(image_set, batches),
         logits=tested_logits(state.players, image_set, run, compute, len(members)),
         samples=samples,
@@ -644,12 +640,42 @@ def member_tensors(players: Players, members: list[Member]) -> dict[str, torch.T
         with players.average.in_place():
             averaged = named_tensors("discriminator_average", players.discriminator)
             whole["discriminator_average"] = {name: tensor.clone() for name, tensor in averaged.items()}
+    return {key: tensor for tensors in whole.values() for key, tensor in by_member(tensors, members).items()}
+
+
+def by_member(tensors: dict[str, torch.Tensor], members: list[Member]) -> dict[str, torch.Tensor]:
+    """Tensors of a network of several members, each member's slice under ``seed<k>/split<j>/``."""
     return {
         f"seed{member.seed}/split{member.split}/{name}": tensor[number : number + 1].clone()
-        for tensors in whole.values()
         for name, tensor in tensors.items()
         for number, member in enumerate(members)
     }
+
+
+def snapshot_steps(n_snapshots: int, total: int) -> list[int]:
+    """The steps, counted from 1, after which G is kept: ``n_snapshots`` evenly spaced ones; the last is the last."""
+    return sorted({-(-total * number // n_snapshots) for number in range(1, n_snapshots + 1)}) or [total]
+
+
+def snapshot_name(step: int) -> str:
+    """What G as it was after that step is called among the networks."""
+    return f"generator_step{step}"
+
+
+def snapshot_of(checkpoint: Path, step: int) -> Path:
+    """Where a group keeps a snapshot until it has ended: beside its checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.stem}-step{step}.safetensors")
+
+
+def keep_snapshot(path: Path, generator: nn.Module, members: list[Member], step: int) -> None:
+    """Write the present G of each member; a run resumed from an earlier step writes the same bytes once more."""
+    with whole_file(path) as partial:
+        write_tensors(partial, by_member(named_tensors(snapshot_name(step), generator), members))
+
+
+def read_snapshots(paths: Iterable[Path]) -> dict[str, torch.Tensor]:
+    """The tensors of all of them."""
+    return {name: tensor for path in paths for name, tensor in read_tensors(path).items()}
 
 
 def together(run: Run, groups: list[Group]) -> Trained:
@@ -759,16 +785,11 @@ def image_sides(run: Run) -> tuple[int, int, int]:
 
 def samples_health(samples: np.ndarray, image_set: ImageSet, run: Run, members: list[Member]) -> list[dict[str, float]]:
     """How varied each member's samples are beside as many training images."""
-    rows = image_set.rows("train")
-    some = np.sort(numpy_stream(0, "real beside samples").permutation(rows)[: run.n_samples])
-    table = []
-    for member, images in zip(members, samples, strict=True):
-        ratio = diversity(images, image_set.images[some])
-        table.append(member._asdict() | {"epoch": run.epochs, "diversity": ratio, "collapsed": ratio < COLLAPSED})
-        if ratio < COLLAPSED:
-            said = f"warning: {said_members([member])}: the samples have collapsed (diversity {ratio:.3f})"
-            print(said, file=sys.stderr)
-    return table
+    real = some_real(image_set, run.n_samples, seed=0)
+    return [
+        member._asdict() | {"epoch": run.epochs} | sample_health(images, real, of=said_members([member]))
+        for member, images in zip(members, samples, strict=True)
+    ]
 
 
 def labelled_table(image_set: ImageSet, batches: SemisupervisedBatches) -> pd.DataFrame:

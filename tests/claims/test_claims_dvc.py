@@ -2,11 +2,15 @@
 
 import fcntl
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from made_project import dvc, environment, is_dead, wait_for, write
 
 from pipeline.claims import experiments, runner, table
 from pipeline.claims.book import load
@@ -35,18 +39,33 @@ stages:
 PARAMS = "train:\n  rate: 0.5\n  runs:\n    a:\n      seeds: [0, 1, 2]\n"
 PREPARE = "import sys, pathlib\np = pathlib.Path(sys.argv[1])\np.parent.mkdir(parents=True)\np.write_text('x')\n"
 TRAIN = """\
-import pathlib, sys
+import os, pathlib, sys, time
 import pandas as pd
 from ruamel.yaml import YAML
 from pipeline.offset import OFFSET  # only this project's own copy has it
 train = YAML(typ="safe").load(pathlib.Path("params.yaml").read_text())["train"]
 if train["rate"] > 1:
     sys.exit("error: a loss is NaN")
+if train["rate"] == 0.95:  # until it is stopped
+    pathlib.Path(os.environ["DVC_ROOT"], ".work/pid").write_text(str(os.getpid()))
+    time.sleep(600)
 seeds = train["runs"][sys.argv[1]]["seeds"]
 out = pathlib.Path(sys.argv[2])
 out.mkdir(parents=True)
 rows = [{"seed": s, "epoch": 1, "diversity": 1.0 - train["rate"] + OFFSET + s / 100} for s in seeds]
 pd.DataFrame(rows).to_parquet(out / "health.parquet")
+"""
+# DVC, found before the installed one by `python -m dvc`, that takes its time to prepare an experiment.
+SLOW_DVC = """\
+import os, pathlib, sys, time
+sys.path.pop(0)
+from dvc.cli import main
+from dvc.repo.experiments.queue.base import BaseStashQueue
+def wait(*_, **__):
+    pathlib.Path(".work/pid").write_text(str(os.getpid()))
+    time.sleep(600)
+BaseStashQueue._stash_commit_deps = wait
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -87,10 +106,6 @@ def command(folder, *arguments):
     return done.stdout
 
 
-def dvc(folder, *arguments):
-    return command(folder, sys.executable, "-m", "dvc", *arguments)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A committed project whose graph has run once; the environment leads to no other checkout."""
@@ -104,25 +119,18 @@ def project(tmp_path_factory):
         "pipeline/offset.py": "OFFSET = 0.0\n",
         ".gitignore": "/data/\n/.work/\n__pycache__/\n",
     }
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    patch = pytest.MonkeyPatch()
-    for key in [key for key in os.environ if key.startswith(("DVC_", "GAN_", "GIT_", "PYTHON"))]:
-        patch.delenv(key)
-    patch.setenv("DVC_SITE_CACHE_DIR", str(folder.parent / "site"))
-    patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    patch.chdir(folder)
-    command(folder, "git", "init", "--quiet", "-b", "main")
-    command(folder, "git", "config", "user.name", "test")
-    command(folder, "git", "config", "user.email", "test@example.org")
-    dvc(folder, "init", "--quiet")
-    dvc(folder, "config", "core.analytics", "false")
-    dvc(folder, "repro", "--quiet")
-    command(folder, "git", "add", ".")
-    command(folder, "git", "commit", "--quiet", "-m", "project")
-    yield folder
-    patch.undo()
+    write(folder, files)
+    with environment(folder, without=("DVC_", "GAN_", "GIT_", "PYTHON")) as patch:
+        patch.chdir(folder)
+        command(folder, "git", "init", "--quiet", "-b", "main")
+        command(folder, "git", "config", "user.name", "test")
+        command(folder, "git", "config", "user.email", "test@example.org")
+        dvc(folder, "init", "--quiet")
+        dvc(folder, "config", "core.analytics", "false")
+        dvc(folder, "repro", "--quiet")
+        command(folder, "git", "add", ".")
+        command(folder, "git", "commit", "--quiet", "-m", "project")
+        yield folder
 
 
 def verdicts(folder):
@@ -210,7 +218,7 @@ def test_a_dvc_that_outlived_its_runner_is_not_run_twice(project):
     with log.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="still running this arm"):
-            experiments.run_with_dvc(project)(book.experiments["strong"], "ablation-strong-0")
+            experiments.Runs(project).run(book.experiments["strong"], "ablation-strong-0")
 
 
 def test_what_an_experiment_cannot_work_with(project, monkeypatch):
@@ -236,11 +244,15 @@ def test_what_an_experiment_cannot_work_with(project, monkeypatch):
 def test_bytes_that_are_not_in_the_cache(project):
     """Else the first arm would make all data anew, and every arm again."""
     book = load(project / "ablations.yaml")
+    names = experiments.names(project, book.experiments.values())
+    before = (project / "reports/embedded/tables/claims.csv").read_bytes()
     cached = Path(dvc(project, "cache", "dir").strip()) / "files"
     cached.rename(cached.with_name("away"))
     try:
         with pytest.raises(InputError, match="data/embedded/sets/x is not in DVC's cache; run `make repro` first"):
-            experiments.names(project, book.experiments.values())
+            runner.run(["rate"], 1, listing=False)
+        assert experiments.names(project, book.experiments.values()) == names, "they do not depend on the data"
+        assert (project / "reports/embedded/tables/claims.csv").read_bytes() == before
     finally:
         cached.with_name("away").rename(cached)
 
@@ -250,3 +262,101 @@ def test_a_target_that_is_no_stage(project):
     gone = book.experiments["strong"].__class__(arm="x", overrides=("train.rate=1",), targets=("train@gone",))
     with pytest.raises(InputError, match="arm x: 'train@gone' is no stage"):
         experiments.names(project, [gone])
+
+
+def test_the_list_needs_no_data(project, tmp_path, monkeypatch, capsys):
+    """As in a fresh clone, which has neither cache nor experiments."""
+    clone = tmp_path / "clone"
+    command(project, "git", "clone", "--quiet", str(project), str(clone))
+    table_of_claims = clone / "reports/embedded/tables/claims.csv"
+    table_of_claims.parent.mkdir(parents=True)
+    table_of_claims.write_bytes((project / "reports/embedded/tables/claims.csv").read_bytes())
+    monkeypatch.chdir(clone)
+    runner.run(["rate"], 1, listing=True)
+    assert capsys.readouterr().out.splitlines() == [
+        f"rate: A high rate is worse. [{verdicts(project)['rate'][0]}]",
+        "    committed (dvc.lock), strong (missing)",
+        "arm strong (missing): train@a",
+        "    -S train.rate=0.9",
+    ]
+    table_of_claims.unlink()
+    runner.run([], 1, listing=True)
+    assert "breaks: A high rate is worse. [not in claims.csv]" in capsys.readouterr().out
+
+
+# ---- stopped while arms run ----
+
+
+@pytest.fixture
+def edited(project):
+    """Arm `slow`, whose stage waits until it is stopped; and an edit that DVC has to put away and bring back."""
+    arm = "    slow: {like: null, overrides: ['train.rate=0.95'], targets: [train@a]}\n"
+    text = BOOK.replace("    broken:", f"{arm}    broken:")
+    text = text.replace("  not_tested:", f"    slows:\n{claim('committed', 'slow')}  not_tested:")
+    (project / "ablations.yaml").write_text(text)
+    (project / "pipeline/offset.py").write_text("OFFSET = 0.125  # edited\n")
+    yield project
+    (project / "dvc.py").unlink(missing_ok=True)
+    (project / "ablations.yaml").write_text(BOOK)
+
+
+def started(project, root):
+    """`gan-tables ablations --only slows`, whose DVC, or the stage of it, waits; its processes."""
+    (project / ".work/pid").unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "pipeline.project.cli", "ablations", "--only", "slows"],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    pid = project / ".work/pid"
+    wait_for(lambda: pid.is_file() and pid.read_text(), process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert int(pid.read_text()) in [member.pid for member in family]
+    return process, family
+
+
+def state_of(project):
+    """What a user would miss: branch, index, working tree, stashes."""
+    status = command(project, "git", "status", "--porcelain", "--branch")
+    return status, command(project, "git", "diff", "HEAD"), command(project, "git", "stash", "list")
+
+
+@pytest.mark.parametrize("preparing", [True, False])
+def test_sigterm_stops_dvc_and_leaves_the_workspace_as_it_was(edited, root, preparing):
+    if preparing:
+        (edited / "dvc.py").write_text(SLOW_DVC)
+    before = state_of(edited)
+    process, family = started(edited, root)
+    assert (state_of(edited) == before) is not preparing  # params.yaml has the override
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[0]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted"
+    wait_for(lambda: all(is_dead(member) for member in family))
+    assert state_of(edited) == before
+    assert list((edited / ".dvc/tmp/exps").glob("standalone/tmp*")) == []
+    book = load(edited / "ablations.yaml")
+    assert runner.states(edited, experiments.names(edited, book.experiments.values()))["slow"] == "killed"
+
+
+@pytest.mark.parametrize("with_edits", [True, False])
+def test_what_a_killed_dvc_leaves_is_refused_and_the_way_back_is_said(edited, root, with_edits):
+    if not with_edits:
+        command(edited, "git", "add", ".")
+        command(edited, "git", "commit", "--quiet", "-m", "all")
+    (edited / "dvc.py").write_text(SLOW_DVC)
+    before = state_of(edited)
+    process, family = started(edited, root)
+    for member in [psutil.Process(process.pid), *family]:
+        member.kill()
+    process.communicate()
+    (edited / "dvc.py").unlink()
+    left = state_of(edited)
+    assert "rate: 0.95" in left[1]
+    with pytest.raises(InputError, match=r"params\.yaml: edited and staged while no branch is checked out") as error:
+        runner.run(["rate"], 1, listing=False)
+    assert state_of(edited) == left
+    back = re.search("run `(.*?)`", str(error.value))
+    command(edited, "sh", "-c", back[1])
+    (edited / "dvc.py").write_text(SLOW_DVC)  # as it was before
+    assert state_of(edited) == before

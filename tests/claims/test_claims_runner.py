@@ -3,6 +3,7 @@
 import json
 import subprocess
 import threading
+from concurrent.futures import CancelledError
 
 import pandas as pd
 import pytest
@@ -27,6 +28,10 @@ def test_only_missing_arms_are_run_and_a_failed_one_is_told():
     assert found.remarks == ["arm c: was failed, runs again", "arm d: was killed, runs again"]
 
 
+def unused():
+    pytest.fail("nothing was to be stopped")
+
+
 def test_a_failed_arm_leaves_the_others_alone():
     said, ran = [], []
 
@@ -37,7 +42,7 @@ def test_a_failed_arm_leaves_the_others_alone():
             raise InputError(message)
 
     names = {arm: f"ablation-{arm}-1" for arm in "abc"}
-    failed = runner.run_arms(names, list("abc"), execute, jobs=1, say=said.append)
+    failed = runner.run_arms(names, list("abc"), execute, jobs=1, stop=unused, say=said.append)
     assert failed == {"b": "a loss is NaN"}
     assert ran == list("abc")
     assert len(said) == 3
@@ -49,7 +54,27 @@ def test_a_defect_of_ours_is_no_failed_arm():
         raise KeyError(arm)
 
     with pytest.raises(KeyError):
-        runner.run_arms({"a": "x"}, ["a"], execute, jobs=1, say=lambda _: None)
+        runner.run_arms({"a": "x"}, ["a"], execute, jobs=1, stop=unused, say=lambda _: None)
+
+
+def test_an_interrupt_stops_the_arms_that_run_and_starts_no_other(monkeypatch):
+    running, stopped, ran = threading.Barrier(3, timeout=10), threading.Event(), []
+
+    def execute(arm):
+        ran.append(arm)
+        running.wait()
+        assert stopped.wait(10)
+        raise CancelledError
+
+    def interrupted(*_, **__):
+        running.wait()  # both arms have begun
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "wait", interrupted)
+    arms = list("abcd")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_arms(dict.fromkeys(arms, "x"), arms, execute, jobs=2, stop=stopped.set, say=lambda _: None)
+    assert sorted(ran) == ["a", "b"]
 
 
 def test_no_more_than_jobs_arms_run_at_once():
@@ -65,7 +90,7 @@ def test_no_more_than_jobs_arms_run_at_once():
             running -= 1
 
     arms = list("abcd")
-    assert runner.run_arms(dict.fromkeys(arms, "x"), arms, execute, jobs=2, say=lambda _: None) == {}
+    assert runner.run_arms(dict.fromkeys(arms, "x"), arms, execute, jobs=2, stop=unused, say=lambda _: None) == {}
     assert most == 2
 
 

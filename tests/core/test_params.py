@@ -187,7 +187,7 @@ def test_the_runs_of_table_3_of_the_paper_profile(root):
         assert flat(runs[name]) == ours | changes
     differs = {key: value for key, value in ours.items() if flat(runs["mb_cifar10"])[key] != value}
     assert set(differs) == {
-        *("n_labels", "architecture.reference_batch", "techniques.real_target", "seeds", "at_once"),
+        *("n_labels", "architecture.reference_batch", "techniques.real_target", "seeds", "at_once", "n_snapshots"),
     }
     assert (differs["n_labels"], differs["techniques.real_target"]) == (50_000, 0.9)
 

@@ -88,4 +88,41 @@ def test_counts_have_no_decimals_and_shares_have_two():
         return records.markdown([row(unit=unit, paper=3_000_000.0, measured=6900.0, spread=None, **kwargs)], "T")
 
     assert "| 3,000,000 | 6,900 | -2,993,100 |" in line("images")
-    assert "| 3,000,000.00 | 6,900.00 | -2,993,100.00 |" in line("percent")
+    assert "| 3,000,000 | 6,900.00 | -2,993,100.00 |" in line("percent")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "spread", "told"),
+    [
+        (1424.0, "errors_of_10000", None, "1,424"),
+        (1424.0, "errors_of_10000", 45.0, "1,424 ± 45"),
+        (93.0, "errors_of_10000", 6.5, "93.0 ± 6.5"),
+        (120.8, "errors_of_10000", None, "120.8"),
+        (3.0, "votes", None, "3"),
+        (3.0, "percent", None, "3.00"),
+        (0.0, "share", 0.0, "0.00 ± 0.00"),
+        (0.000266667, "share", 0.00015, "0.00027 ± 0.00015"),
+        (0.25, "share", 0.0098, "0.25 ± 0.0098"),
+        (0.0099996, "share", None, "0.010"),
+        (-0.004, "ratio", None, "-0.0040"),
+        (0.01, "ratio", None, "0.01"),
+        (2.7e-7, "ratio", None, "2.7e-07"),
+        (0.25, "ratio", 5.6e-17, "0.25 ± 0.00"),
+        (None, "share", 1.0, ""),
+        (float("nan"), "images", float("nan"), ""),
+    ],
+)
+def test_counts_are_whole_their_means_have_a_decimal_and_small_numbers_two_digits(value, unit, spread, told):
+    assert records.number(value, unit, spread=spread) == told
+
+
+def test_more_digits_where_they_are_asked_for():
+    assert records.number(0.12344, "share", digits=4) == "0.1234"
+    assert records.number(0.12344, "count", digits=4) == "0.1"
+    assert records.number(0.0012, "", digits=3) == "0.0012"
+
+
+@pytest.mark.parametrize(("value", "spread", "told"), [(80.60, 0.7, "80.6 ± 0.7"), (28_672.0, None, "28,672")])
+def test_a_published_number_is_as_printed(value, spread, told):
+    assert records.printed(value, spread) == told
+    assert records.printed(None, None) == ""

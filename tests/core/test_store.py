@@ -163,3 +163,16 @@ def test_arrays_are_written_in_the_same_bytes(tmp_path):
     with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
         assert {*read.files} == {"images", "labels"}
         np.testing.assert_array_equal(read["images"], arrays["images"])
+
+
+@pytest.mark.parametrize(("limit", "needed"), [(store.LARGEST_WITHOUT_ZIP64, 20), (0, 45)])
+def test_only_large_arrays_ask_for_zip64(tmp_path, monkeypatch, limit, needed):
+    """Versions of the zip format: 2.0, and 4.5 with ZIP64, whose headers differ between patch releases of Python."""
+    monkeypatch.setattr(store, "LARGEST_WITHOUT_ZIP64", limit)
+    store.write_arrays(tmp_path / "a.npz", few=np.arange(3), no_images=np.empty((0, 2, 2)))
+    first = (tmp_path / "a.npz").read_bytes()
+    assert first[:4] == b"PK\x03\x04"
+    assert int.from_bytes(first[4:6], "little") == needed
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
+        assert read["few"].tolist() == [0, 1, 2]
+        assert read["no_images"].shape == (0, 2, 2)

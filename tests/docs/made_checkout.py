@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOT_COPIED = {".git", ".venv", ".work", "data", "cache", "tmp", "config.local", "dvc_plots"}
+NOT_COPIED = {".git", ".venv", ".work", "data", "cache", "tmp", "config.local", "dvc_plots", ".hypothesis"}
 TINY = ("  n_steps: 20000\n", "  n_steps: 200\n")  # toy_games, in the root's params
 
 
@@ -25,7 +25,7 @@ def environment(folder):
 def make_checkout(root, folder):
     """Copy, make the toy games tiny, commit."""
     shutil.copytree(
-        root, folder, ignore=lambda _, names: {n for n in names if n in NOT_COPIED or n.endswith("cache__")}
+        root, folder, ignore=lambda _, names: {n for n in names if n in NOT_COPIED or n.endswith(("cache__", "_cache"))}
     )
     params = folder / "params.yaml"
     text = params.read_text()

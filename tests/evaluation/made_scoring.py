@@ -28,6 +28,7 @@ CONFIG = Score(
     n_neighbour_images=12,
     kernel_subsets=3,
     kernel_subset_size=8,
+    n_images_over_steps=9,
     seed=6,
     inception=None,
 )
@@ -101,6 +102,7 @@ def made_run(*, reference_batch: int = 0, name: str = "minibatch_conv", **change
         "decay_epochs": 1,
         "test_every_epochs": 2,
         "labels_only_epochs": 0,
+        "n_snapshots": 0,
     }
     return Run(**(values | changes))
 

@@ -18,7 +18,7 @@ from pipeline.evaluation.inception import Inception
 from pipeline.evaluation.scoring import GrowingArrays, Score, Scored, Task
 from pipeline.models import improved
 from pipeline.models.classifier import Classifier
-from pipeline.models.store import read_run, write_model
+from pipeline.models.store import NETWORKS_FILE, read_run, read_tensors, write_model, write_tensors
 from pipeline.training.semisupervised import Run
 
 NOT_RUN = scoring.Gate(sha256="", score=float("nan"), refusal="not run: no weights")
@@ -325,6 +325,36 @@ def test_the_table(scored: Scored):
     assert set(table["n_labels"]) == {20}
     assert values(scored, "classifier_accuracy", -1) == [62.5]
     assert not table["quantity"].str.startswith("inception").any()
+
+
+def test_the_score_over_the_steps_is_that_of_the_generators_kept_on_the_way(
+    world: tuple[ImageSet, Classifier, Path], scored: Scored
+):
+    """Of nine steps the fifth, when both seeds have the generator that seed 7 ends with, and the last."""
+    run = made_run(n_snapshots=2)
+    model = made_model(world[2] / "kept on the way", run)
+    tensors = read_tensors(model / NETWORKS_FILE)
+    of_7 = {name: tensor for name, tensor in tensors.items() if name.startswith("seed7/")}
+    for name, tensor in of_7.items():
+        kept = name.replace("/generator/", "/generator_step5/")
+        tensors |= {kept: tensor, kept.replace("seed7", "seed4"): tensor.clone()}
+    write_tensors(model / NETWORKS_FILE, {name: tensor.clone() for name, tensor in tensors.items()})
+    found = scoring.score_run(task_in(world, world[2] / "over steps"), model).over_steps
+    assert [*found.columns] == ["seed", "step", "quantity", "value", "n_images"]
+    assert list(zip(found["seed"], found["step"], strict=True)) == [(4, 5), (4, 9), (7, 5), (7, 9)]
+    assert set(found["n_images"]) == {9}
+    scores_of = {seed: scores.class_score(by_hand(world, model, seed)[2][:9], 1)[0] for seed in (4, 7)}
+    expected = [scores_of[seed] for seed in (7, 4, 7, 7)]
+    assert found["value"].tolist() == pytest.approx(expected, rel=1e-4)
+    last = scored.over_steps  # of a run that kept none
+    assert list(zip(last["seed"], last["step"], strict=True)) == [(4, 9), (7, 9)]
+    assert last["value"].tolist() == pytest.approx([scores_of[4], scores_of[7]], rel=1e-4)
+
+
+def test_a_snapshot_that_is_missing(world: tuple[ImageSet, Classifier, Path], tmp_path: Path):
+    model = made_model(tmp_path / "model", made_run(n_snapshots=2))
+    with pytest.raises(InputError, match=r"no generator \('seed4/split0/generator_step5'\).*dvc repro"):
+        scoring.score_run(task_in(world, tmp_path), model)
 
 
 def test_images_that_are_kept(world: tuple[ImageSet, Classifier, Path], scored: Scored):

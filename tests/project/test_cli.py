@@ -355,7 +355,7 @@ def test_make_test_installs_for_repro_too(checkout):
     assert call_make(checkout, "test").returncode == 0
     calls = (checkout / "calls").read_text().splitlines()
     assert calls[0].endswith("-e .[test]")
-    assert calls[1:] == ["-m ruff format --check .", "-m ruff check .", "-m pyright", "-m pytest"]
+    assert calls[1:] == ["-m ruff format --check .", "-m ruff check .", "-m pyright", "-m pytest -n 2 --dist loadfile"]
     (checkout / "calls").unlink()
     call_make(checkout, "verify-lock")
     assert (checkout / "calls").read_text().splitlines() == ["-m pipeline.project.cli verify-lock"]

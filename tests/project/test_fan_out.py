@@ -6,12 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
+from made_project import copied, dvc, environment, is_dead, wait_for, write
 
 from pipeline.core.errors import InputError
 from pipeline.project import dvc_child, fan_out, lock
@@ -80,40 +80,29 @@ Path(sys.argv[1]).write_text("slow")
 """
 
 
-def dvc(folder, *arguments):
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """A project that never ran."""
-    folder = tmp_path_factory.mktemp("toy")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("site")))
-    patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    for name, text in {
+    folder = tmp_path_factory.mktemp("toy") / "project"
+    files = {
         "dvc.yaml": GRAPH,
         "params.yaml": "profile: embedded\ncompute:\n  threads: 2\n",
         "make.py": MAKE,
         "slow.py": SLOW,
         "join.sh": "cat $1/a.txt $1/b.txt > $2\n",
-    }.items():
-        (folder / name).write_text(text)
-    for name in ("data/embedded/t", "reports"):
-        (folder / name).mkdir(parents=True)
-    dvc(folder, "init", "--no-scm", "--quiet")
-    yield folder
-    patch.undo()
+        "data/embedded/t/": "",
+        "reports/": "",
+    }
+    write(folder, files)
+    with environment(folder):
+        dvc(folder, "init", "--no-scm", "--quiet")
+        yield folder
 
 
 @pytest.fixture
 def project(toy, tmp_path, monkeypatch):
     """A copy to run, as the working folder."""
-    copy = tmp_path / "project"
-    shutil.copytree(toy, copy, ignore=shutil.ignore_patterns("tmp"))
+    copy = copied(toy, tmp_path / "project")
     monkeypatch.chdir(copy)
     return copy
 
@@ -135,8 +124,7 @@ def test_stages_run_side_by_side_and_leave_the_lock_of_a_serial_run(project, toy
     assert "5 stages: 0 up to date, 5 done, 0 failed, 0 skipped" in said
     assert (project / "reports/joined.txt").read_text() == "ab"
 
-    serial = tmp_path / "serial"
-    shutil.copytree(toy, serial, ignore=shutil.ignore_patterns("tmp"))
+    serial = copied(toy, tmp_path / "serial")
     dvc(serial, "repro", "--quiet", "dvc.yaml")
     lock.order_lock(serial)
     assert (project / "dvc.lock").read_bytes() == (serial / "dvc.lock").read_bytes()
@@ -175,21 +163,6 @@ def started(project, *arguments):
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     assert int((project / "pid").read_text()) in [member.pid for member in family]
     return process, family
-
-
-def wait_for(condition, process=None):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process is None or process.poll() is None, process.stdout.read()
-        time.sleep(0.05)
-
-
-def is_dead(member):
-    try:
-        return member.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children die with their parent on Linux only")
@@ -246,6 +219,19 @@ def test_a_second_run_is_refused_and_sigterm_ends_all(project):
     assert process.returncode == 130
     assert said.splitlines()[-1] == "interrupted"
     wait_for(lambda: all(is_dead(member) for member in family))
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """``nohup`` ignores SIGHUP, so that the run outlives its terminal."""
+    with pytest.raises(KeyboardInterrupt), dvc_child.stopped_by_signals():
+        signal.raise_signal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with dvc_child.stopped_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_targets():

@@ -1,14 +1,13 @@
 """Toy projects with the shape of the real one: is every way to be out of date found, and nothing else?"""
 
 import itertools
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from made_project import copied, dvc, environment, write
 
 from pipeline.core.errors import InputError
 from pipeline.project import lock, twins
@@ -54,23 +53,11 @@ Path(sys.argv[4]).write_text(Path(sys.argv[1]).read_text() + sys.argv[2])
 """
 
 
-def dvc(folder, *arguments):
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """Graph of the root and of a laptop twin, both run; the paper twin never was."""
-    folder = tmp_path_factory.mktemp("toy")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("site")))
-    patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    patch.delenv("PYTHONPATH", raising=False)  # a toy's `stages` is its own
-    patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    for name, text in {
+    folder = tmp_path_factory.mktemp("toy") / "project"
+    files = {
         "dvc.yaml": GRAPH,
         "params.yaml": "profile: embedded\nmake:\n  scale: 1\nother: 5\n",
         "profiles/laptop/params.yaml": "profile: laptop\nmake:\n  scale: 2\n",
@@ -79,26 +66,22 @@ def toy(tmp_path_factory):
         "join.sh": "cat $1/* > $2\n",
         "stages/make.py": MAKE,
         "pipeline/core/seeding.py": "SEED = 0\n",
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+    }
+    write(folder, files)
     for profile in ("embedded", "laptop", "paper"):
-        (folder / f"data/{profile}/results/t").mkdir(parents=True)
-        (folder / f"reports/{profile}").mkdir(parents=True)
+        write(folder, {f"data/{profile}/results/t/": "", f"reports/{profile}/": ""})
     twins.write_twins(folder)
-    dvc(folder, "init", "--no-scm", "--quiet")
-    dvc(folder, "repro", "--quiet", "dvc.yaml")
-    dvc(folder, "repro", "--quiet", str(LAPTOP))
-    yield folder
-    patch.undo()
+    with environment(folder, without=("PYTHONPATH",)):  # a toy's `stages` is its own
+        dvc(folder, "init", "--no-scm", "--quiet")
+        dvc(folder, "repro", "--quiet", "dvc.yaml")
+        dvc(folder, "repro", "--quiet", str(LAPTOP))
+        yield folder
 
 
 @pytest.fixture
 def project(toy, tmp_path):
     """A copy to edit, without data and cache: like a fresh clone."""
-    copy = tmp_path / "project"
-    shutil.copytree(toy, copy, ignore=shutil.ignore_patterns("data", "cache", "tmp"))
-    return copy
+    return copied(toy, tmp_path / "project", "data", "cache")
 
 
 def found(project, dvc_yaml=EMBEDDED):

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import InputError
-from pipeline.project import lock, pull_request, pull_request_sections, pull_request_tables
+from pipeline.project import (
+    lock,
+    pull_request,
+    pull_request_pictures,
+    pull_request_sections,
+    pull_request_tables,
+)
 from pipeline.project.pull_request_sections import Block, Section
 
 TABLE = "reports/embedded/tables/dcgan_table3.csv"
@@ -178,7 +184,7 @@ def test_malformed_params_in_the_base(project):
 def test_only_changed_rows_are_shown_beside_the_paper_and_the_spread(project):
     text = comment(project, table(REAL, GAN.replace("16.9,0.5", "15.4,0.6"), DCGAN))
     expected = (
-        "| GAN | `test_error [percent_error]` | 6.30 | 16.90 | 15.40 | -1.50 ↓ better "
+        "| GAN | `test_error [percent_error]` | 6.3 | 16.90 | 15.40 | -1.50 ↓ better "
         "| **2.5 times the spread over seeds** |"
     )
     assert expected in text
@@ -198,13 +204,22 @@ def test_only_changed_rows_are_shown_beside_the_paper_and_the_spread(project):
         ("GAN,test_error,percent_error,ours,6.3,,,,not run", "| 16.90 |  | no longer measured |"),
         (
             "GAN,test_error,percent_error,ours,6.4,16.9,0.5,seeds,",
-            "| 6.40 | 16.90 | 16.90 | the paper's number was 6.3 |",
+            "| 6.4 | 16.90 | 16.90 | the paper's number was 6.3 |",
         ),
         ("GAN,test_error,percent,ours,6.3,16.9,0.5,seeds,", "unit was percent\\_error |"),
     ],
 )
 def test_what_is_said_of_a_changed_row(project, row, said):
     assert said in comment(project, table(REAL, row, DCGAN))
+
+
+def test_counts_are_whole_and_small_shares_are_no_zero(project):
+    commit(project, table("-L,errors,errors_of_10000,ours,1677,1424,,,", "-L,classifier_recall,share,extra,,0.0008,,,"))
+    git(project, "branch", "--force", "counts")
+    rows = ("-L,errors,errors_of_10000,ours,1677,1430.5,,,", "-L,classifier_recall,share,extra,,0.00123,,,")
+    text = comment(project, table(*rows), base="counts")
+    assert "| `errors [errors_of_10000]` | 1,677 | 1,424 | 1,430.5 | +6.5 ↑ worse |" in text
+    assert "| `classifier_recall [share]` |  | 0.00080 | 0.0012 | +0.0004 ↑ better |" in text
 
 
 def test_a_row_without_spread_and_one_whose_spread_is_zero(project):
@@ -252,7 +267,7 @@ def test_a_larger_number_is_better_worse_or_neither_by_its_unit(unit, column, be
 def test_missing_and_new_rows_are_said_and_the_common_ones_compared(project):
     text = comment(project, table(REAL, "New,test_error,percent_error,ours,,5,,,", DCGAN.replace("12.3", "12")))
     assert f"- `{TABLE}`: 1 row of base is missing in head" in text
-    assert "| GAN | `test_error [percent_error]` | 6.30 | 16.90 |  | row gone |  |" in text
+    assert "| GAN | `test_error [percent_error]` | 6.3 | 16.90 |  | row gone |  |" in text
     assert "| New | `test_error [percent_error]` |  |  | 5.00 | new row |  |" in text
     assert "1 number changed, 0 by more than the spread; 1 row new; 1 row gone; 1 unchanged" in text
 
@@ -452,7 +467,7 @@ def test_uncommitted_changes_belong_to_head_and_are_said(project):
     write(project, {"reports/embedded/figures/dcgan_fig9.png": None, "notes.txt": "not read"})
     text = pull_request.write_comment("main").read_text()
     assert "Head is the working tree with uncommitted changes in 4 files" in text
-    assert "| GAN | `test_error [percent_error]` | 6.30 | 16.90 | 15.00 |" in text
+    assert "| GAN | `test_error [percent_error]` | 6.3 | 16.90 | 15.00 |" in text
     assert f"- `{new}`: not in base" in text
     assert re.search(r"\| `dcgan_fig9` \| !\[.*\| \*not there\* \|", text)
 
@@ -491,7 +506,7 @@ def test_compare_prints_two_revisions_as_they_are_named_and_touches_nothing(proj
     write(project, table(REAL))
     pull_request.compare("main", first)
     text = capsys.readouterr().out
-    assert "| GAN | `test_error [percent_error]` | 6.30 | 16.90 | 15.00 |" in text
+    assert "| GAN | `test_error [percent_error]` | 6.3 | 16.90 | 15.00 |" in text
     assert "uncommitted" not in text
     assert checked == [FILES["params.yaml"]]  # head's files, not those that are checked out
     assert not (project / ".work").exists()
@@ -659,6 +674,15 @@ def test_without_a_drawing_library_the_curves_are_named(graph, monkeypatch):
         "curves are not drawn without the package vl-convert-python: `pip install vl-convert-python`"
     ]
     assert "- `reports/embedded/curves/train.csv`" in text
+
+
+def test_one_curve_that_cannot_be_drawn_leaves_the_others(tmp_path):
+    whole = {"data": {"values": [{"x": 1, "y": 2}]}, "mark": "line", "encoding": {"x": {"field": "x"}}}
+    drawn, problems = pull_request_pictures._draw({"a": whole, "b": whole | {"mark": "nothing"}, "c": whole}, tmp_path)
+    assert [path.name for path in drawn] == ["a.png", "c.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    (problem,) = problems
+    assert problem.startswith("the curve b cannot be drawn: ")
 
 
 def test_a_malformed_curve(graph):

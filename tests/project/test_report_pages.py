@@ -142,6 +142,18 @@ def test_figures_of_one_name_stand_together_in_their_order(project):
     assert "embedded: not drawn yet" in text
 
 
+def test_a_learning_curve_without_votes_is_not_shown(project):
+    for profile in ("paper", "laptop"):
+        Image.new("RGB", (2, 2)).save(project / f"reports/{profile}/figures/turing_learning.png")
+    path = project / "reports/laptop/tables/turing.csv"
+    pd.read_csv(path).assign(measured=60.0).to_csv(path, index=False)
+    path = project / "reports/paper/tables/turing.csv"
+    pd.read_csv(path).assign(measured=None).to_csv(path, index=False)
+    after = all_of(project).partition('id="figure_turing_learning"')[2]
+    assert re.findall(r'data-picture="([^"]+)"', after) == ["laptop/figures/turing_learning.png"]
+    assert "paper: nobody has voted" in after
+
+
 def test_nothing_at_all_is_refused(tmp_path):
     with pytest.raises(InputError, match="no tables of any profile"):
         report_pages.write_all(tmp_path)

@@ -2,13 +2,13 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
+from made_project import copied, dvc, environment, write
 
 from pipeline.core.records import ResultRow, to_frame, write_csv
 from pipeline.project import status
@@ -37,38 +37,28 @@ stages:
 """
 
 
-def dvc(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """All stages but make@b have run."""
-    folder = tmp_path_factory.mktemp("toy")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("site")))
-    for name, text in {
+    folder = tmp_path_factory.mktemp("toy") / "project"
+    files = {
         "dvc.yaml": GRAPH,
         "params.yaml": "profile: embedded\nscale: 1\n",
         "make.sh": "echo $1 > $1\n",
-    }.items():
-        (folder / name).write_text(text)
-    for name in ("data/embedded", "reports/embedded"):
-        (folder / name).mkdir(parents=True)
-    dvc(folder, "init", "--no-scm", "--quiet")
-    dvc(folder, "repro", "--quiet", "table")
-    yield folder
-    patch.undo()
+        "data/embedded/": "",
+        "reports/embedded/": "",
+    }
+    write(folder, files)
+    with environment(folder):
+        dvc(folder, "init", "--no-scm", "--quiet")
+        dvc(folder, "repro", "--quiet", "table")
+        yield folder
 
 
 @pytest.fixture
 def project(toy, tmp_path, monkeypatch):
     """A copy of it, as the working folder."""
-    copy = tmp_path / "project"
-    shutil.copytree(toy, copy, ignore=shutil.ignore_patterns("tmp"))
+    copy = copied(toy, tmp_path / "project")
     monkeypatch.chdir(copy)
     monkeypatch.delenv("GAN_DATA", raising=False)
     return copy

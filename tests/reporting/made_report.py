@@ -20,7 +20,7 @@ vbn,improved,3.4,virtual batch norm helps,,,,,,,,,,,,needs ImageNet,not tested,n
 
 
 def write_run(records, name, *, recorded=True, **settings):
-    """A run's folder, as stages run_record and provenance leave it."""
+    """A run's folder, as its training leaves it, and its line in what stage provenance leaves beside it."""
     folder = records / name
     folder.mkdir(parents=True)
     run = {"run": name, "steps": 1320, "params": {"seeds": [0, 1], "dataset": "mnist"} | settings, "device": "cpu"}
@@ -31,9 +31,14 @@ def write_run(records, name, *, recorded=True, **settings):
     health = {"seed": [0, 1], "epoch": [2, 2], "diversity": [0.01, 0.5], "collapsed": [True, False]}
     pd.DataFrame(health).to_parquet(folder / "health.parquet")
     if recorded:
-        hashes = dict.fromkeys(("code", "data", "networks"), HASH)
-        (folder / "provenance.json").write_text(json.dumps(hashes | {"run": run}))
+        hashes = provenance.read_hashes(records) | {folder.name: dict.fromkeys(("code", "data", "networks"), HASH)}
+        (records / provenance.PROVENANCE_FILE).write_text(json.dumps(hashes))
     return folder
+
+
+def recorded_runs(records, depth=1):
+    """What a page says of all runs that :func:`write_run` has written there."""
+    return provenance.read_runs(records, provenance.read_hashes(records), depth)
 
 
 def committed(root, profile, folder):
@@ -49,5 +54,5 @@ def committed(root, profile, folder):
         datasets_parts=page.datasets_parts(profile, report, reports),
         tables=reports / "tables",
         shown=pictures.read(pictures.in_folders(reports / "figures", reports / "sheets"), budget=60_000_000),
-        runs=provenance.read_runs(folder / profile),
+        runs=recorded_runs(folder / profile),
     )

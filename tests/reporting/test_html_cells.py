@@ -35,7 +35,8 @@ def read(tmp_path, *rows):
         ("score", 0.01, "better"),
         ("score", -0.01, "worse"),
         ("percent_error", 0.004, "equal"),
-        ("errors_of_10000", 0.4, "equal"),
+        ("errors_of_10000", 0.4, "worse"),
+        ("errors_of_10000", 0.04, "equal"),
         ("images", 1000, ""),
         ("percent", 5, ""),
         ("a unit of tomorrow", 5, ""),
@@ -72,6 +73,19 @@ def test_nothing_measured_is_nothing_shown(tmp_path):
 def test_counts_have_no_decimals(tmp_path):
     (cell,) = read(tmp_path, row(Extra(row="LSUN", column="out", unit="images"), measured=6387, n_images=6900))
     assert (cell.measured, cell.counts, cell.paper) == ("6,387", "", "")
+
+
+def test_errors_are_whole_and_say_of_how_many_images(tmp_path):
+    place = next(printed for printed in papers.IMPROVED_TABLE1 if printed.row == papers.ENSEMBLE)  # 1134 ± 445
+    (cell,) = read(tmp_path, row(place, measured=1424, n_seeds=10, n_images=10_000, n_labels=20))
+    assert (cell.paper, cell.measured, cell.difference) == ("1,134 ± 445", "1,424", "+290")
+    assert (cell.judgement, cell.counts) == ("worse", "10,000 images, 20 labels")
+
+
+def test_a_share_near_zero_is_not_zero(tmp_path):
+    place = Extra(row="-MBF", column="classifier_recall", unit="share")
+    small, none = read(tmp_path, row(place, measured=0.000266667, spread=0.00005), row(place, measured=0.0))
+    assert (small.measured, none.measured) == ("0.00027 ± 5.0e-05", "0.00")
 
 
 def test_lines_of_a_row_are_counted_at_its_first(tmp_path):

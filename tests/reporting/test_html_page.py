@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline import papers
 from pipeline.core.errors import InputError
-from pipeline.core.records import write_csv, write_table
+from pipeline.core.records import COLUMNS, write_csv, write_table
 from pipeline.reporting import page, provenance, tables
 from pipeline.reporting.rows import Report
 from pipeline.reporting.web import html_page, pictures
@@ -124,7 +124,9 @@ def test_measured_numbers_stand_beside_the_papers(whole, root):
 def test_every_picture_of_the_profile_is_in_the_page(whole, root):
     profile, _, parsed = whole
     files = pictures.in_folders(*(root / f"reports/{profile}/{name}" for name in ("figures", "sheets")))
-    assert sorted(image["data-picture"] for image in parsed.of("img")) == sorted(files)
+    votes = pd.read_csv(root / f"reports/{profile}/tables/turing.csv")["measured"]
+    shown = set(files) - ({page.LEARNING} if votes.isna().all() else set())
+    assert sorted(image["data-picture"] for image in parsed.of("img")) == sorted(shown)
     assert all(image["alt"] and image["width"].isdigit() for image in parsed.of("img"))
 
 
@@ -215,7 +217,7 @@ def test_text_goes_in_as_text(tmp_path):
     made.write_run(tmp_path / "runs", "x", architecture=HOSTILE)
     parts = [f"- set: {HOSTILE}", "", f"## {HOSTILE}", "", "| a |", "| --- |", f"| {HOSTILE} |", "", table, ""]
     parts += [page.Table(name=page.CLAIMS), f"![{HOSTILE}](figures/missing.png)"]
-    text = built(tmp_path, parts=parts, runs=provenance.read_runs(tmp_path / "runs"))
+    text = built(tmp_path, parts=parts, runs=made.recorded_runs(tmp_path / "runs"))
     parsed = Parsed(text)
     assert parsed.of("b") == []
     assert len(parsed.of("script")) == 1
@@ -282,7 +284,7 @@ def test_what_is_comparable_is_judged_and_counted(tmp_path):
         ("better", "\N{MINUS SIGN}0.10"), ("better", "\N{MINUS SIGN}3.28"), ("better", "\N{MINUS SIGN}2.65"),
         ("worse", "+0.02"), ("worse", "+1.52"),
     ]  # fmt: skip
-    (summary,) = html_page.summaries(tmp_path, ["dcgan_table3"])
+    (summary,) = (row for row in html_page.summaries(tmp_path, ["dcgan_table3"]) if row.anchor)
     assert (summary.n_ours, summary.n_measured, summary.better, summary.worse) == (5, 5, 3, 2)
     assert '<span class="better">3 better</span>, <span class="worse">2 worse</span>' in text
 
@@ -292,6 +294,65 @@ def test_what_was_not_run_says_so_at_a_glance(tmp_path):
     glance = built(tmp_path, parts=[table]).partition("</table>")[0]
     assert '<td class="number">0 of 5</td>' in glance
     assert "not run yet" in glance
+
+
+def glance_of(text, name):
+    """The line of a table at a glance, as a reader sees it."""
+    glance = text.partition('<table class="glance">')[2].partition("</table>")[0]
+    lines = [" ".join(re.sub("<[^>]*>", " ", line).split()) for line in glance.split("<tr>")]
+    (found,) = (line for line in lines if line.startswith(html_page.TITLES[name]))
+    return found.removeprefix(html_page.TITLES[name]).strip()
+
+
+def test_a_table_that_was_not_made_is_named_at_a_glance(tmp_path):
+    text = built(tmp_path, parts=[write_digits(tmp_path)])
+    assert glance_of(text, "dcgan_table3") == "5 of 5 not comparable"
+    assert glance_of(text, "dcgan_table1") == "0 of 3 not made"
+    assert glance_of(text, "turing") == "0 of 4 not made"
+    assert "#table_dcgan_table1" not in text, "there is no such place"
+    assert '<a href="#table_dcgan_table3">' in text
+
+
+def test_what_a_table_lacks_is_named_at_a_glance(tmp_path):
+    part = write_digits(tmp_path, comparable="yes", measured=3.0)
+    path = tmp_path / "dcgan_table3.csv"
+    table = pd.read_csv(path)
+    ours = table["kind"] == "ours"
+    table[ours & (table["column"] == papers.AT_50K)].to_csv(path, index=False)
+    assert glance_of(built(tmp_path, parts=[part]), "dcgan_table3").startswith(
+        "3 of 5 without 4 rows: AlignMNIST, test error 10m samples; InfiMNIST, test error 10m samples; GAN, test"
+    )
+    table.drop(columns=["spread", "note"]).to_csv(path, index=False)
+    assert glance_of(built(tmp_path), "dcgan_table3") == "0 of 5 without spread, note"
+
+
+@pytest.mark.parametrize("name", html_page.PRINTED)
+def test_every_printed_number_has_a_row_in_the_committed_tables(root, name):
+    for profile in PROFILES:
+        found = next(row for row in html_page.summaries(root / f"reports/{profile}/tables", [name]) if row.anchor)
+        assert found.lacks == "", profile
+
+
+def test_the_learning_curve_of_nobody_is_not_shown(tmp_path):
+    for name in ("figures/turing_learning.png", "figures/other.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (3, 2)).save(tmp_path / name)
+    shown = pictures.read(pictures.in_folders(tmp_path / "figures"))
+    (tmp_path / "tables").mkdir()
+
+    def parts_after(measured):
+        row = dict.fromkeys(COLUMNS) | {"row": "MNIST", "column": "percent_correct", "unit": "percent"}
+        pd.DataFrame([row | {"measured": measured, "comparable": "no"}]).to_csv(
+            tmp_path / "tables/turing.csv", index=False
+        )
+        return page._turing(tmp_path)
+
+    text = built(tmp_path / "tables", parts=parts_after(None), shown=shown)
+    assert page.NOBODY in text
+    assert re.findall(r'data-picture="([^"]+)"', text) == ["figures/other.png"]
+    text = built(tmp_path / "tables", parts=parts_after(60.0), shown=shown)
+    assert page.NOBODY not in text
+    assert re.findall(r'data-picture="([^"]+)"', text) == ["figures/turing_learning.png", "figures/other.png"]
 
 
 def test_claims_have_their_verdicts(tmp_path):
@@ -324,7 +385,7 @@ def test_a_profile_without_ablations_says_so(tmp_path):
 def test_provenance_of_every_run(tmp_path):
     made.write_run(tmp_path, "dcgan_mnist", learning_rate=0.0002)
     made.write_run(tmp_path, "gan_mnist", recorded=False)
-    text = built(tmp_path, runs=provenance.read_runs(tmp_path))
+    text = built(tmp_path, runs=made.recorded_runs(tmp_path))
     first, second = re.findall(r'<tr data-run="(\w+)">(.*?)</tr>', text, re.DOTALL)
     assert first[1].count(f"<code>{made.HASH[:12]}</code>") == 3
     assert second[1].count(provenance.NOT_RECORDED) == 3

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import papers
 from pipeline.core.errors import InputError
-from pipeline.core.records import write_metrics, write_table
+from pipeline.core.records import COLUMNS, write_metrics, write_table
 from pipeline.reporting import page, readings, tables
 from pipeline.reporting.figures import FIGURES
 from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
@@ -64,7 +64,7 @@ def reports(tmp_path):
 def test_page_shows_tables_figures_and_runs(reports):
     text = page.report_page("embedded", REPORT, reports, [model(reports, "dcgan_mnist")], reports / "metrics")
     assert "They reproduce nothing" in text
-    assert "| AlignMNIST | test_error_10m_samples | 1.40 |" in text
+    assert "| AlignMNIST | test_error_10m_samples | 1.4 |" in text
     for name in ("dcgan_fig9", "error_over_n", "table1_probes", "table2_probes"):
         assert f"](figures/{name}.png)" in text
     assert "| dcgan_mnist | 0, 1 | 1,320 | 4, 8 | 2.000 | 1.500 | 0.500 | 0.250 |" in text
@@ -74,7 +74,7 @@ def test_page_has_every_row_of_the_probes(reports):
     text = page.report_page("embedded", REPORT, reports, [], reports / "metrics")
     for printed in (*papers.DCGAN_TABLE1, *papers.DCGAN_TABLE2):
         assert f"| {printed.row} | {printed.column} |" in text
-    assert f"| {papers.DCGAN_SVM} | accuracy_400_per_class | 73.80 ± 0.40 | 73.00 ± 1.00 | draws |" in text
+    assert f"| {papers.DCGAN_SVM} | accuracy_400_per_class | 73.8 ± 0.4 | 73.00 ± 1.00 | draws |" in text
     assert f"| {papers.DCGAN_SVM} | max_feature_units | 512 | 512 |  |" in text
     assert f"| {papers.KMEANS} | max_feature_units | 4,800 |  |  | not run in this profile yet |" in text
 
@@ -134,7 +134,7 @@ def test_every_figure_without_a_place_of_its_own_has_a_section():
     placed = {figure for section in readings.SECTIONS.values() for figure in section.pictures}
     ours = {name for name in FIGURES if name.startswith("dcgan_fig") and name != "dcgan_fig9"}
     ours |= {name for name in FIGURES if name.startswith("improved_")}
-    ours |= {"sample_distances", "toy_games", "semisup_errors"}
+    ours |= {"sample_distances", "toy_games", "semisup_errors", "score_over_steps"}
     assert placed == ours
 
 
@@ -334,9 +334,9 @@ def improved_table(reports, name, *rows, n_labels=None):
     table = pd.DataFrame(rows, columns=["row", "column", "unit", "measured"])
     labels = [(n_labels or {}).get(column, int(column.removeprefix("labels_"))) for column in table["column"]]
     table = table.assign(n_labels=labels, n_seeds=3, note="")
-    table = table.assign(paper=1.0, paper_spread=None, spread=None, spread_over=None)
+    table = table.assign(paper=1.0)
     (reports / "tables").mkdir(exist_ok=True)
-    table.to_csv(reports / f"tables/{name}.csv", index=False)
+    table.reindex(columns=list(COLUMNS)).to_csv(reports / f"tables/{name}.csv", index=False)
 
 
 def test_page_has_the_semisupervised_tables_after_the_toy_games(reports):
@@ -370,8 +370,8 @@ def test_page_has_the_semisupervised_tables_after_the_toy_games(reports):
     assert "no error here reproduces one of the paper" in text
     assert "[Markdown](tables/improved_table1.md)" in text
     of_10000 = "(errors of 10,000 images): the ensemble is"
-    assert f"- 20 labels: ensemble of 3 1600.50, mean of single networks 1500.00 {of_10000} not better\n" in text
-    assert f"- 100 labels: ensemble of 3 250.00, mean of single networks 310.00 {of_10000} better\n" in text
+    assert f"- 20 labels: ensemble of 3 1,600.5, mean of single networks 1,500 {of_10000} not better\n" in text
+    assert f"- 100 labels: ensemble of 3 250, mean of single networks 310 {of_10000} better\n" in text
     assert "- 200 labels:" not in text, "there is no ensemble"
     assert (
         "- 1,000 labels: ensemble of 3 8.00, mean of single networks 8.00 (% error): the ensemble is not better\n"
@@ -666,20 +666,33 @@ TURING = "Improved GAN: the visual Turing test"
 
 
 def turing_table(reports, measured):
-    row = {"row": "MNIST", "column": "percent_correct", "unit": "percent", "paper": 52.4, "paper_spread": None}
-    row |= {"measured": measured, "spread": None, "spread_over": "", "n_seeds": None, "note": "nobody has voted"}
-    pd.DataFrame([row]).to_csv(reports / "tables/turing.csv", index=False)
+    row = {"row": "MNIST", "column": "percent_correct", "unit": "percent", "paper": 52.4}
+    row |= {"measured": measured, "note": "nobody has voted"}
+    pd.DataFrame([row]).reindex(columns=list(COLUMNS)).to_csv(reports / "tables/turing.csv", index=False)
 
 
 def test_the_turing_test_is_shown_with_its_learning_curve_where_there_are_votes(reports):
     turing_table(reports, 61.5)
     text = part_of(page.report_page("embedded", REPORT, reports, [], reports / "metrics"), TURING)
-    assert "| MNIST | percent_correct | 52.40 | 61.50 |" in text
+    assert "| MNIST | percent_correct | 52.4 | 61.50 |" in text
     assert "](figures/turing_learning.png)" in text
     assert "Votes of simulated annotators are not counted." in text
     assert page.NOBODY not in text
     turing_table(reports, None)
     text = part_of(page.report_page("embedded", REPORT, reports, [], reports / "metrics"), TURING)
-    assert "| MNIST | percent_correct | 52.40 |  |" in text
+    assert "| MNIST | percent_correct | 52.4 |  |" in text
     assert "turing_learning.png" not in text
     assert page.NOBODY in text
+
+
+def test_a_table_that_lacks_a_column_is_named_and_not_shown(reports):
+    for name in ("dcgan_table3", "improved_table1", "improved_table3", "turing", "datasets"):
+        table = pd.DataFrame(columns=[column for column in COLUMNS if column not in ("measured", "note")])
+        table.to_csv(reports / f"tables/{name}.csv", index=False)
+    text = page.report_page("embedded", REPORT, reports, [], reports / "metrics")
+    for name in ("dcgan_table3", "improved_table1", "improved_table3", "turing"):
+        assert f"\n`tables/{name}.csv` is without measured, note: make it anew.\n" in text
+        assert f"(tables/{name}.csv)" not in text
+    assert "`tables/datasets.csv` is without measured, note" in page.datasets_page("embedded", REPORT, reports)
+    (reports / "tables/datasets.csv").unlink()
+    assert readings.NOT_RUN in page.datasets_page("embedded", REPORT, reports)

@@ -42,17 +42,23 @@ def committed(root, profile, table):
     return pd.read_csv(path).set_index(["row", "column"]) if path.is_file() else pd.DataFrame()
 
 
-def measured(table, row, column, digits=2):
+def measured(table, row, column):
     if (row, column) not in table.index or pd.isna(table.loc[(row, column), "measured"]):
         return "not run yet"
     cell = table.loc[(row, column)]
-    return f"{cell['measured']:.{digits}f}" + (f" ± {cell['spread']:.{digits}f}" if pd.notna(cell["spread"]) else "")
+    numbers = [cell[name] for name in ("measured", "spread") if pd.notna(cell[name])]
+    digits = 2 if cell["unit"] != "errors_of_10000" else 1 if any(number % 1 for number in numbers) else 0
+    return " ± ".join(f"{number:#.2g}" if 0 < number < 0.01 else f"{number:,.{digits}f}" for number in numbers)
 
 
 def published(row):
-    if pd.isna(row["paper"]):
-        return ""
-    return f"{row['paper']:g}" + (f" ± {row['paper_spread']:g}" if pd.notna(row["paper_spread"]) else "")
+    return " ± ".join(f"{row[name]:,.10g}" for name in ("paper", "paper_spread") if pd.notna(row[name]))
+
+
+def counted(table):
+    """How many of the numbers of the paper's authors were measured."""
+    ours = table.query("kind == 'ours'")
+    return f"{ours['measured'].notna().sum()} of {len(ours)}"
 
 
 @pytest.mark.parametrize(("profile", "title"), PROFILES.items())
@@ -104,9 +110,9 @@ def test_table_2_of_dcgan(root, printed):
 
 
 SEMISUPERVISED = {
-    "MNIST": ("improved_table1", (20, 50, 100, 200), 0),
-    "CIFAR-10": ("improved_table2", (1000, 2000, 4000, 8000), 2),
-    "SVHN": ("improved_svhn", (500, 1000, 2000), 2),
+    "MNIST": ("improved_table1", (20, 50, 100, 200)),
+    "CIFAR-10": ("improved_table2", (1000, 2000, 4000, 8000)),
+    "SVHN": ("improved_svhn", (500, 1000, 2000)),
 }
 NETWORKS = {"": "Our model", ", ensemble": "Ensemble of 10 of our models", ", labels only": "Same network, labels only"}
 
@@ -114,7 +120,7 @@ NETWORKS = {"": "Our model", ", ensemble": "Ensemble of 10 of our models", ", la
 @pytest.mark.parametrize("data", SEMISUPERVISED)
 def test_classification_with_few_labels(root, printed, data):
     titles, lines = table_under(printed, "Improved GAN, Tables 1 and 2 and SVHN")
-    name, counts, digits = SEMISUPERVISED[data]
+    name, counts = SEMISUPERVISED[data]
     found = {line[0]: line for line in lines}
     for n_labels in counts:
         line = found[f"{data}, {n_labels:,}"]
@@ -125,7 +131,7 @@ def test_classification_with_few_labels(root, printed, data):
                     assert measured(table, row, f"labels_{n_labels}") == "not run yet", title + what
                     continue
                 told = line[titles.index(title + what)] or "not run yet"
-                assert told == measured(table, row, f"labels_{n_labels}", digits)
+                assert told == measured(table, row, f"labels_{n_labels}")
     assert any(re.match(r"\d", line[titles.index("embedded")]) for line in lines)
 
 
@@ -148,8 +154,7 @@ def test_how_much_was_measured_is_counted(root, printed):
              if line.startswith("| DCGAN, Table 3 |")]  # fmt: skip
     ((_, *counts),) = lines
     for profile, count in zip(PROFILES, counts, strict=True):
-        ours = committed(root, profile, "dcgan_table3").query("kind == 'ours'")
-        assert count == f"{ours['measured'].notna().sum()} of {len(ours)}"
+        assert count == counted(committed(root, profile, "dcgan_table3"))
 
 
 # ---- writing it ------------------------------------------------------------------------------------------------------
@@ -179,11 +184,39 @@ def test_only_what_is_between_the_markers_is_written(project, root):
 
 
 def test_a_new_number_comes_into_the_text(project):
+    place = "GAN", "test_error_10m_samples"
     path = project / "reports/paper/tables/dcgan_table3.csv"
     table = pd.read_csv(path)
-    table.loc[(table["row"] == "GAN") & (table["column"] == "test_error_10m_samples"), "measured"] = 98.765
+    here = (table["row"] == place[0]) & (table["column"] == place[1])
+    table.loc[here, ["measured", "spread", "n_images"]] = [98.765, None, 10_000_000]
     table.to_csv(path, index=False)
-    assert "| GAN | 10 M | 5.65 | 98.77 | 3.20 |" in rewritten(project)
+    laptop = committed(project, "laptop", "dcgan_table3")
+    number = f"| GAN | 10 M | {published(laptop.loc[place])} | 98.77 | {measured(laptop, *place)}"
+    assert number in rewritten(project)
+
+
+def test_errors_are_whole_and_their_means_are_not(project):
+    path = project / "reports/laptop/tables/improved_table1.csv"
+    table = pd.read_csv(path)
+    for row, number, spread in (("Our model", 1423.5, 10.25), ("Ensemble of 10 of our models", 1424, None)):
+        here = (table["row"] == row) & (table["column"] == "labels_20")
+        table.loc[here, ["measured", "spread"]] = [number, spread]
+    table.to_csv(path, index=False)
+    titles, lines = table_under(rewritten(project), "Improved GAN, Tables 1 and 2 and SVHN")
+    (line,) = (line for line in lines if line[0] == "MNIST, 20")
+    assert line[titles.index("laptop")] == "1,423.5 ± 10.2"
+    assert line[titles.index("laptop, ensemble")] == "1,424"
+
+
+def test_a_small_number_is_not_written_as_zero(project):
+    path = project / "reports/laptop/tables/improved_table3.csv"
+    table = pd.read_csv(path)
+    here = (table["row"] == "-L") & (table["column"] == "classifier_frechet")
+    table.loc[here, ["measured", "spread"]] = [0.00123, 0.0]
+    table.to_csv(path, index=False)
+    titles, lines = table_under(rewritten(project), "Improved GAN, Table 3")
+    (line,) = (line for line in lines if line[0] == "-L")
+    assert line[titles.index("laptop, Fréchet distance")] == "0.0012 ± 0.00"
 
 
 def test_what_was_not_run_is_said(project):
@@ -192,7 +225,8 @@ def test_what_was_not_run_is_said(project):
     titles, _ = table_under(text, "DCGAN, Table 3")
     assert titles == ["row", "digits", "published", "laptop", "embedded"]
     assert "Not run yet: paper profile." in text.split("### DCGAN, Table 3")[1].split("###")[0]
-    assert "| DCGAN, Table 3 | not run yet | 5 of 5 | 5 of 5 |" in text
+    counts = [counted(committed(project, profile, "dcgan_table3")) for profile in ("laptop", "embedded")]
+    assert f"| DCGAN, Table 3 | not run yet | {' | '.join(counts)} |" in text
     for path in (project / "reports").glob("*/tables/turing.csv"):
         path.unlink()
     assert "Not run yet in any profile." in rewritten(project).split("the visual Turing test")[-1]

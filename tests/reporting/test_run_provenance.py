@@ -30,7 +30,7 @@ def test_runs_are_told_by_their_records(tmp_path):
     made.write_run(tmp_path, "b", architecture={"filters": 16}, released=None)
     made.write_run(tmp_path, "a", recorded=False)
     (tmp_path / "empty").mkdir()  # dvc checkout leaves such folders
-    a, b = provenance.read_runs(tmp_path)
+    a, b = made.recorded_runs(tmp_path)
     assert (a.name, a.dataset, a.data, a.code, a.networks) == ("a", "mnist", *[provenance.NOT_RECORDED] * 3)
     assert (b.data, b.code, b.networks) == (made.HASH,) * 3
     assert b.params == provenance.params_hash(
@@ -41,22 +41,22 @@ def test_runs_are_told_by_their_records(tmp_path):
     assert b.machine == {"device": "cpu", "instruction_set": "avx512", "precision": "bf16", "threads": "2"}
 
 
-def test_a_record_of_provenance_alone_is_enough(tmp_path):
-    folder = made.write_run(tmp_path, "mnist-100")
-    (folder / "run.json").unlink()
-    (run,) = provenance.read_runs(tmp_path)
+def test_hashes_are_found_by_name_in_folders_of_folders(tmp_path):
+    made.write_run(tmp_path, "mnist/mnist-100", recorded=False)
+    hashes = {"mnist-100": dict.fromkeys(("code", "data", "networks"), made.HASH)}
+    (run,) = provenance.read_runs(tmp_path, hashes, depth=2)
     assert (run.name, run.dataset, run.code) == ("mnist-100", "mnist", made.HASH)
 
 
 def test_no_records_are_no_runs(tmp_path):
-    assert provenance.read_runs(tmp_path / "nowhere") == []
+    assert made.recorded_runs(tmp_path / "nowhere") == []
 
 
 def test_folders_of_folders(tmp_path):
     for place in ("mnist/b", "mnist/a", "cifar10/c"):
         made.write_run(tmp_path, place, recorded=False)
-    assert [run.name for run in provenance.read_runs(tmp_path, depth=2)] == ["c", "a", "b"]
-    assert provenance.read_runs(tmp_path) == []
+    assert [run.name for run in made.recorded_runs(tmp_path, depth=2)] == ["c", "a", "b"]
+    assert made.recorded_runs(tmp_path) == []
 
 
 @pytest.mark.parametrize(("content", "said"), [("{", "not valid JSON"), ("{}", None), ('{"run": "x"}', "no 'params'")])
@@ -64,10 +64,10 @@ def test_a_broken_record_is_refused(tmp_path, content, said):
     folder = made.write_run(tmp_path, "x", recorded=False)
     (folder / "run.json").write_text(content)
     if said is None:
-        assert provenance.read_runs(tmp_path) == []
+        assert made.recorded_runs(tmp_path) == []
         return
     with pytest.raises(InputError, match=said):
-        provenance.read_runs(tmp_path)
+        made.recorded_runs(tmp_path)
 
 
 # ---- the stage that records it --------------------------------------------------------------------------------------
@@ -75,29 +75,32 @@ def test_a_broken_record_is_refused(tmp_path, content, said):
 
 @pytest.fixture
 def recorded(root, tmp_path, monkeypatch):
-    """Runs the stage on made-up networks and images; gives its record."""
-    model, images = tmp_path / "models/x", tmp_path / "sets/mnist"
-    model.mkdir(parents=True)
+    """Runs the stage on the made-up networks of two stages, and images; gives its record."""
+    models, images = tmp_path / "models", tmp_path / "sets/mnist"
     images.mkdir(parents=True)
-    (model / "networks.safetensors").write_bytes(b"networks")
-    (model / "run.json").write_text(json.dumps({"params": {"dataset": "mnist"}}))
     (images / "images.npy").write_bytes(b"images")
+    for name, made_by in {"x": "train", "y": "imagenet128", "classifier": None}.items():
+        (models / name).mkdir(parents=True)
+        (models / name / "networks.safetensors").write_bytes(f"networks of {name}".encode())
+        run = {"params": {"dataset": "mnist"}} | ({"stage": made_by} if made_by else {})
+        (models / name / "run.json").write_text(json.dumps(run))
     monkeypatch.chdir(root)
 
-    def run(script="stages/train.py"):
-        stage.main(Path("params.yaml"), Path(script), model, images, tmp_path / "x/provenance.json")
-        return json.loads((tmp_path / "x/provenance.json").read_text())
+    def run():
+        stage.main(Path("params.yaml"), models, images.parent, tmp_path / "runs/provenance.json")
+        return json.loads((tmp_path / "runs/provenance.json").read_text())
 
-    return run, model, images
+    return run, models, images
 
 
-def test_the_record_holds_what_the_model_rests_on(recorded, tmp_path):
+def test_the_record_holds_what_each_model_rests_on(recorded, tmp_path):
     run, _, _ = recorded
     found = run()
-    assert found["networks"] == hashlib.sha256(b"networks").hexdigest()
-    assert found["run"] == {"params": {"dataset": "mnist"}}
-    assert found["code"] == fingerprint(imported_files(Path("stages/train.py")))
-    assert run("stages/imagenet128.py")["code"] != found["code"]
+    assert [*found] == ["x", "y"], "the classifier is of none of these stages"
+    assert found["x"]["networks"] == hashlib.sha256(b"networks of x").hexdigest()
+    assert found["x"]["code"] == fingerprint(imported_files(Path("stages/train.py")))
+    assert found["y"]["code"] == fingerprint(imported_files(Path("stages/imagenet128.py"))) != found["x"]["code"]
+    assert found["x"]["data"] == found["y"]["data"]
     assert str(tmp_path) not in json.dumps(found)
 
 
@@ -109,11 +112,20 @@ def test_another_image_or_file_is_another_set(recorded):
     changed = run()
     (images / "images.npy").write_bytes(b"images")
     (images / "index.parquet").write_bytes(b"")
-    assert len({first["data"], changed["data"], run()["data"]}) == 3
-    assert run()["code"] == first["code"]
+    assert len({first["x"]["data"], changed["x"]["data"], run()["x"]["data"]}) == 3
+    assert run()["x"]["code"] == first["x"]["code"]
+
+
+def test_other_networks_have_another_hash(recorded):
+    run, models, _ = recorded
+    first = run()
+    (models / "x/networks.safetensors").write_bytes(b"others")
+    second = run()
+    assert second["x"]["networks"] != first["x"]["networks"]
+    assert second["y"] == first["y"]
 
 
 def test_the_stage_depends_on_the_code_that_it_hashes():
     known = set(imported_files(Path("stages/provenance.py"), made.ROOT))
-    for script in ("train", "semisup", "imagenet128"):
+    for script in stage.STAGES:
         assert set(imported_files(Path(f"stages/{script}.py"), made.ROOT)) <= known

@@ -457,7 +457,7 @@ def test_metrics_have_a_key_for_each_row_and_column(tmp_path):
         "ensemble_averaged_logits": {"labels_100": 200.0},
         "same_network_labels_only": {"labels_100": 2200.0},
     }
-    assert "| Our model | labels_100 [errors_of_10000] | ours | 93.00 ± 6.50 | 250.00 ± 180.28 | +157.00 |" in (
+    assert "| Our model | labels_100 [errors_of_10000] | ours | 93 ± 6.5 | 250.0 ± 180.3 | +157 |" in (
         paths["md"].read_text()
     )
 

@@ -68,7 +68,12 @@ def tiny_params() -> dict:
     values["semisup"] |= {"log_every_steps": 2, "n_samples": 10}
     values["classifier"]["runs"]["cifar10"] |= {"width": 2, "batch_size": 16, "epochs": 1}
     values["score"] |= {"n_images": 40, "batch_size": 20, "n_splits": 2, "n_kept": 8, "top_share": 0.2, "neighbours": 2}
-    values["score"] |= {"n_neighbour_images": 10, "kernel_subsets": 2, "kernel_subset_size": 8}
+    values["score"] |= {
+        "n_neighbour_images": 10,
+        "kernel_subsets": 2,
+        "kernel_subset_size": 8,
+        "n_images_over_steps": 20,
+    }
     decks = values["turing"]["decks"]
     decks["mnist"]["n_images"] = decks["cifar10"]["n_images"] = 10
     internals = values["internals"]

@@ -15,6 +15,7 @@ def test_a_profile_without_weights_says_so(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("GAN_SCRATCH", str(tmp_path / "scratch"))
     score = {"n_images": 22, "n_splits": 2, "batch_size": 8, "n_kept": 3, "top_share": 0.1, "seed": 1}
     score |= {"neighbours": 2, "n_neighbour_images": 10, "kernel_subsets": 2, "kernel_subset_size": 6}
+    score |= {"n_images_over_steps": 7}
     machine = {"device": "cpu", "threads": 1, "precision": "auto"}
     index = pd.DataFrame({"key": ["a", "b"], "split": "train", "label": 0, "source": "made"})
     write_set(tmp_path / "set", np.zeros((2, 32, 32, 3), np.uint8), index, no_rejects())

@@ -55,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run |= {"splits": [0], "seeds": [0, 5]}
     values["score"] = {"n_images": 22, "n_splits": 2, "batch_size": 8, "n_kept": 3, "top_share": 0.1, "seed": 1}
     values["score"] |= {"neighbours": 2, "n_neighbour_images": 10, "kernel_subsets": 2, "kernel_subset_size": 6}
+    values["score"] |= {"n_images_over_steps": 7}
     values["score"] |= {"inception": None}
     YAML().dump(values, here / "params.yaml")
     made = params.load(here / "params.yaml", Run, shared="semisup", own="semisup.runs.mb_cifar10")
@@ -78,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(here: Path, out: str, slow_after: int, source: str = "model") -> list[str]:
     paths = [here / name for name in ("set", source, "classifier", "gate.json")]
-    paths += [here / out / name for name in ("row.parquet", "row.json", "samples.npz")]
+    paths += [here / out / name for name in ("row.parquet", "row.json", "over_steps.parquet", "samples.npz")]
     return [sys.executable, "-c", STAGE, str(slow_after), str(here / "params.yaml"), "is_ours", *map(str, paths)]
 
 
@@ -104,7 +105,7 @@ def test_scoring_survives_kill_9(folder: Path):
     n_killed = len(said)
     assert last in (BATCHES[n_killed - 1 :], BATCHES[n_killed:]), "resumed where it was killed"
     expected, found = contents(folder / "unbroken"), contents(folder / "killed")
-    assert sorted(found) == ["row.json", "row.parquet", "samples.npz"]
+    assert sorted(found) == ["over_steps.parquet", "row.json", "row.parquet", "samples.npz"]
     assert [name for name, content in expected.items() if found[name] != content] == []
 
 

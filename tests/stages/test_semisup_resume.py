@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import no_rejects, write_set
+from pipeline.models.store import read_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run["architecture"] |= {"z_dim": 5, "generator_width": 6, "discriminator_width": 4, "reference_batch": 4}
     run["techniques"] |= {"historical_averaging": 0.1, "real_target": 0.9, "generator_steps": 2}
     run |= {"splits": [0, 1], "seeds": [0, 5], "at_once": 3, "batch_size": 16, "constant_epochs": 2, "decay_epochs": 2}
-    run |= {"test_every_epochs": 3, "labels_only_epochs": 2}
+    run |= {"test_every_epochs": 3, "labels_only_epochs": 2, "n_snapshots": 3}
     values["semisup"] |= {"log_every_steps": 3, "n_samples": 6}
     YAML().dump(values, here / "params.yaml")
     splits = ["train"] * 70 + ["validation"] * 20 + ["test"] * 25
@@ -113,6 +114,16 @@ def test_training_survives_kill_9(folder: Path):
     )
     assert sorted(found) == sorted(expected)
     assert [name for name, content in expected.items() if found[name] != content] == []
+
+
+def test_snapshots_are_kept_on_the_way(folder: Path):
+    """Of 20 steps after a third, two thirds, and the last, which is the generator itself; all three differ."""
+    tensors = read_tensors(folder / "unbroken/model/networks.safetensors", "seed5/split1/generator")
+    of_name: dict[str, list[bytes]] = {}
+    for name, tensor in tensors.items():
+        of_name.setdefault(name.split("/")[2], []).append(tensor.numpy().tobytes())
+    assert {*of_name} == {"generator", "generator_step7", "generator_step14"}
+    assert len({b"".join(parts) for parts in of_name.values()}) == 3
 
 
 def test_what_the_stage_leaves_fits_together(folder: Path):

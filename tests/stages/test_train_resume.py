@@ -93,7 +93,7 @@ def from_root(path: Path) -> str:
 
 
 def train_arguments(here: Path, out: str) -> list[str]:
-    paths = [here / "set", here / out / "model", here / out / "curves.csv", here / out / "samples.npz"]
+    paths = [here / "set", *(here / out / name for name in ("model", "small", "samples.npz", "curves.csv"))]
     return [from_root(here / "params.yaml"), "dcgan_mnist", *map(from_root, paths)]
 
 
@@ -158,10 +158,13 @@ def test_training_survives_kill_9(folder: Path):
     after = run_whole(TRAIN, folder, arguments)
     assert after[0] in (before[-1], (before[-1][0], before[-1][1] + 1)), "resumed where it was killed"
     assert sorted({*before, *after}) == [(seed, step) for seed in (0, 1) for step in range(25)]
-    expected = only(hashes(folder / "unbroken"), lambda name: name.startswith(("model/", "curves", "samples")))
+    expected = only(
+        hashes(folder / "unbroken"), lambda name: name.startswith(("model/", "small/", "curves", "samples"))
+    )
     tables = {f"{name}.parquet" for name in ("history", "validation", "health")}
-    assert {*expected} == {"curves.csv", "samples.npz"} | {
-        f"model/{name}" for name in {"networks.safetensors", "run.json"} | tables
+    small = {"run.json"} | tables
+    assert {*expected} == {"curves.csv", "samples.npz", "model/networks.safetensors"} | {
+        f"{folder}/{name}" for folder in ("model", "small") for name in small
     }
     assert hashes(folder / out) == expected
 

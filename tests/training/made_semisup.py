@@ -61,6 +61,7 @@ def made_semisup(architecture: Architecture | None = None, **changes: object) ->
         "decay_epochs": 1,
         "test_every_epochs": 2,
         "labels_only_epochs": 1,
+        "n_snapshots": 0,
     }
     return Run(**(values | changes))
 

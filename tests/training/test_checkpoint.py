@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from made_runs import made_run
@@ -14,7 +16,15 @@ from pipeline.models.build import MnistArchitecture, uniform_z
 from pipeline.models.store import named_tensors, write_tensors
 from pipeline.training import checkpoint
 from pipeline.training.adversarial import Run, initial_networks
-from pipeline.training.checkpoint import CheckpointClock, RunState, restore, save
+from pipeline.training.checkpoint import (
+    CheckpointClock,
+    RunState,
+    restore,
+    restoring,
+    save,
+    stacked,
+    write_checkpoint,
+)
 from pipeline.training.updates import gradient_norm, update_discriminator, update_generator
 
 COMPUTE = Compute(device="cpu", threads=1, precision="fp32")
@@ -84,6 +94,7 @@ def test_everything_comes_back(tmp_path: Path, name: str):
     restored = fresh_state(seed=9, name=name)  # another seed: nothing of its start may remain
     restore(path, restored)
     assert_same(restored, state)
+    assert restored.resumed_from == 5
     assert {int(values["step"]) for values in state.networks.generator_adam.state_dict()["state"].values()} == {5}
     assert state.counts == {"d": 2, "d_gradient": 2, "g": 2, "g_gradient": 2}
     advance(state, 3)
@@ -178,6 +189,39 @@ def test_networks_without_a_training_state_are_refused(tmp_path: Path, note: str
     write_tensors(path, tensors | named_tensors("discriminator", networks.discriminator), note=note)
     with pytest.raises(InputError, match=f"{path}: not a training checkpoint"):
         restore(path, fresh_state())
+
+
+def test_samples_come_back_in_the_order_of_their_epochs(tmp_path: Path):
+    path, state, restored = tmp_path / "seed0.safetensors", worked_state(), fresh_state()
+    save(path, state)
+    restore(path, restored)
+    for each in (state, restored):
+        samples, epochs = stacked(each.samples)
+        assert epochs.tolist() == [1, 2, 10]
+        assert epochs.dtype == np.int64
+        for epoch, images in zip(epochs, samples, strict=True):
+            assert np.array_equal(images, state.samples[str(epoch)].numpy())
+
+
+def test_plain_attributes_are_those_named(tmp_path: Path):
+    path, state = tmp_path / "any.safetensors", SimpleNamespace(step=7, history=[{"loss": 0.1 + 0.2}], other=1)
+    write_checkpoint(path, {"sum": torch.tensor(2.5)}, state, ("step", "history"))
+    restored = SimpleNamespace(step=0, history=[], other=0)
+    with restoring(path, restored, ("step", "history"), what="a checkpoint") as tensors:
+        assert {name: tensor.item() for name, tensor in tensors.items()} == {"sum": 2.5}
+    assert restored == SimpleNamespace(step=7, history=[{"loss": 0.1 + 0.2}], other=0)
+
+
+@pytest.mark.parametrize("lacking", ["sum", "history"], ids=["a tensor", "a plain attribute"])
+def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, lacking: str):
+    path, state = tmp_path / "any.safetensors", SimpleNamespace(step=7, history=[])
+    tensors = {name: torch.zeros(()) for name in ("sum", "more") if name != lacking}
+    write_checkpoint(path, tensors, state, tuple(name for name in ("step", "history") if name != lacking))
+    with (
+        pytest.raises(InputError, match=rf"^{path}: not a toy \('{lacking}'\); remove it and run the stage again$"),
+        restoring(path, state, ("step", "history"), what="a toy") as found,
+    ):
+        assert found["sum"].item() == 0
 
 
 def test_clock_is_due_once_an_interval(monkeypatch: pytest.MonkeyPatch):

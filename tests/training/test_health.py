@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream
-from pipeline.training.health import COLLAPSED, check_finite, diversity, nearest_other
+from pipeline.core.store import ImageSet
+from pipeline.training.health import COLLAPSED, check_finite, diversity, nearest_other, sample_health, some_real
 
 
 def noise(n: int = 40, name: str = "noise") -> np.ndarray:
@@ -56,6 +58,28 @@ def test_varied_images_have_not_collapsed(real: np.ndarray):
 
 def test_equal_real_images_divide_nothing_by_zero():
     assert np.isfinite(diversity(noise(), np.zeros((40, 6, 5, 3), dtype=np.uint8)))
+
+
+def test_real_images_beside_samples_are_of_the_training_split_and_follow_the_seed():
+    splits = np.where(np.arange(40) % 2 == 0, "train", "test")
+    index = pd.DataFrame({"key": "", "split": splits, "label": -1, "source": ""})
+    image_set = ImageSet(path=Path("made"), images=noise(), index=index)
+    keys = [image.tobytes() for image in noise()]
+    first, again, other = ([keys.index(i.tobytes()) for i in some_real(image_set, 12, seed=s)] for s in (0, 0, 1))
+    assert first == again == sorted(set(first)), "each once, in the order of the set"
+    assert len(first) == 12
+    assert all(row % 2 == 0 for row in first)
+    assert other != first
+
+
+def test_a_collapse_is_said_by_the_first_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    real, collapsed = noise(), noise(name="fake") // 16  # distances of a sixteenth
+    share = diversity(collapsed, real)
+    assert sample_health(real, real, of="seed 3") == {"diversity": 1, "collapsed": False}
+    for rank, said in (("1", ""), ("0", f"warning: seed 3: the samples have collapsed (diversity {share:.3f})\n")):
+        monkeypatch.setenv("RANK", rank)
+        assert sample_health(collapsed, real, of="seed 3") == {"diversity": share, "collapsed": True}
+        assert capsys.readouterr() == ("", said)
 
 
 def test_a_bad_step_is_named():

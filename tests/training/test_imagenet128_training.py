@@ -27,7 +27,7 @@ from pipeline.models.imagenet128 import Architecture, draw_inputs
 from pipeline.models.improved_layers import set_noise
 from pipeline.models.store import named_tensors, read_note, read_tensors
 from pipeline.reporting.health import health_table, runs_table
-from pipeline.training import checkpoint, imagenet128
+from pipeline.training import checkpoint, health, imagenet128
 from pipeline.training.imagenet128 import (
     Batches,
     Run,
@@ -316,7 +316,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
 def test_samples_that_are_all_alike_are_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(imagenet128, "COLLAPSED", 1e9)
+    monkeypatch.setattr(health, "COLLAPSED", 1e9)
     trained = train(made_set(), made_run(epochs=1), COMPUTE, tmp_path)
     assert "warning: seed 0, epoch 1: the samples have collapsed" in capsys.readouterr().err
     assert trained.health["collapsed"].tolist() == [True]

@@ -151,7 +151,7 @@ import torch
 from pipeline.core import ranks
 from pipeline.core.errors import InputError
 from pipeline.models.store import named_tensors, write_tensors
-from pipeline.training import adversarial, checkpoint
+from pipeline.training import adversarial, checkpoint, health
 from pipeline.training.checkpoint import RunState
 from pipeline.training.batches import Batches
 from pipeline.training.parallel import process_group
@@ -163,7 +163,7 @@ class KilledError(Exception):
     pass
 
 torch.set_num_threads(1)
-adversarial.COLLAPSED = 1e9  # all samples are warned of
+health.COLLAPSED = 1e9  # all samples are warned of
 out, rank = Path(sys.argv[2]), ranks.rank()
 with process_group(made.COMPUTE):
     for name, architecture in made.ARCHITECTURES.items():
@@ -378,7 +378,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-ARGUMENTS = ["params.yaml", "dcgan_svhn", "set", "out/model", "out/curves.csv", "out/samples.npz"]
+ARGUMENTS = ["params.yaml", "dcgan_svhn", "set", "out/model", "out/small", "out/samples.npz", "out/curves.csv"]
 
 
 def launched(project: Path, processes: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -392,7 +392,7 @@ def launched(project: Path, processes: int, arguments: list[str]) -> subprocess.
 def test_the_stage_as_two_processes_makes_one_model_folder(project: Path):
     done = launched(project, 2, ARGUMENTS)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (project / "out").iterdir()) == ["curves.csv", "model", "samples.npz"]
+    assert sorted(path.name for path in (project / "out").iterdir()) == ["curves.csv", "model", "samples.npz", "small"]
     tables = ["health.parquet", "history.parquet", "validation.parquet"]
     names = sorted(path.name for path in (project / "out/model").iterdir())
     assert names == sorted([*tables, "networks.safetensors", "run.json"])

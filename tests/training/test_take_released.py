@@ -154,7 +154,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict], P
         YAML().dump(values, tmp_path / "params.yaml")
         index = pd.DataFrame({"key": ["a"], "split": "train", "label": -1, "source": ""})
         write_set(tmp_path / "set", np.zeros((1, 32, 32, 3), dtype=np.uint8), index, no_rejects())
-        outs = [tmp_path / "out" / name for name in ("model", "curves.csv", "samples.npz")]
+        outs = [tmp_path / "out" / name for name in ("model", "small", "samples.npz", "curves.csv")]
         train.main(tmp_path / "params.yaml", "dcgan_svhn", tmp_path / "set", *outs)
         return outs[0]
 
@@ -187,7 +187,7 @@ def test_only_the_first_of_several_processes_writes(
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv("RANK", "0")
     stage({})
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["curves.csv", "model", "samples.npz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["curves.csv", "model", "samples.npz", "small"]
     assert read_run(model)["processes"] == 2
 
 
@@ -216,7 +216,7 @@ def test_the_discriminator_of_a_trained_run_is_whole(tmp_path: Path):
         for name in ("generator", "discriminator")
         for key, tensor in getattr(networks, name).state_dict().items()
     }
-    outs = [tmp_path / name for name in ("model", "curves.csv", "samples.npz")]
+    outs = [tmp_path / name for name in ("model", "small", "samples.npz", "curves.csv")]
     train.write(nothing_trained(run, tensors), {"params": dataclasses.asdict(run)}, *outs)
     read = trained_discriminator(outs[0])
     assert len(read) == 4

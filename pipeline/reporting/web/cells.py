@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from pipeline.core.errors import InputError
-from pipeline.core.records import COLUMNS, COUNTED
+from pipeline.core.records import COLUMNS, COUNTED, decimals, number, printed
+from pipeline.reporting.rows import read_table
 
 LOWER_IS_BETTER = ("percent_error", "errors_of_10000")
 HIGHER_IS_BETTER = ("percent_accuracy", "score")
-WHOLE = (*COUNTED, "errors_of_10000")  # units that are shown without decimals
 UNITS = {
     "percent_error": "% error",
     "percent_accuracy": "% accuracy",
@@ -70,11 +70,7 @@ def read(csv: Path) -> list[Cell]:
 
 def read_csv(csv: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A CSV that must have ``columns``; errors as :func:`read`."""
-    try:
-        table = pd.read_csv(csv)
-    except (ValueError, OSError) as error:
-        message = f"{csv}: not a readable CSV ({error}); run dvc repro for its stage, or restore it with git"
-        raise InputError(message) from error
+    table = read_table(csv)
     missing = [name for name in columns if name not in table]
     if missing:
         message = f"{csv}: column{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing; make it anew"
@@ -86,27 +82,9 @@ def judged(difference: float, unit: str) -> Judgement:
     """Errors are better when lower, accuracies and scores when higher; of other units nobody can say."""
     if unit not in LOWER_IS_BETTER + HIGHER_IS_BETTER:
         return ""
-    if float(_decimal(difference, unit).replace(",", "")) == 0:
+    if round(difference, decimals(unit, difference)) == 0:  # as it is shown
         return "equal"
     return "better" if (difference < 0) == (unit in LOWER_IS_BETTER) else "worse"
-
-
-def published(value: float, spread: float) -> str:
-    """As printed: 80.6 and not 80.60; the spread behind it."""
-    if pd.isna(value):
-        return ""
-    return f"{value:,.10g}" + (f" ± {spread:,.10g}" if pd.notna(spread) else "")
-
-
-def measured(value: float, spread: float, unit: str) -> str:
-    """Two decimals, none for counts; the spread behind it."""
-    if pd.isna(value):
-        return ""
-    return _decimal(value, unit) + (f" ± {_decimal(spread, unit)}" if pd.notna(spread) else "")
-
-
-def _decimal(value: float, unit: str) -> str:
-    return f"{value:,.{0 if unit in WHOLE else 2}f}"
 
 
 def _cell(row: dict[Any, Any], row_span: int) -> Cell:
@@ -120,8 +98,8 @@ def _cell(row: dict[Any, Any], row_span: int) -> Cell:
         column=text(row["column"]),
         unit=UNITS.get(unit, unit),
         kind=text(row["kind"]),
-        paper=published(row["paper"], row["paper_spread"]),
-        measured=measured(row["measured"], row["spread"], unit),
+        paper=printed(row["paper"], row["paper_spread"]),
+        measured=number(row["measured"], unit, spread=row["spread"]),
         over=_over(row),
         difference=_signed(difference, unit) if both else "",
         judgement=judged(difference, unit) if both and comparable != "no" else "",
@@ -139,9 +117,9 @@ def text(value: Any) -> str:
 
 
 def _signed(difference: float, unit: str) -> str:
-    told = _decimal(abs(difference), unit)
-    sign = "" if float(told.replace(",", "")) == 0 else "+" if difference > 0 else "\N{MINUS SIGN}"
-    return sign + told
+    shown = decimals(unit, difference)
+    sign = "" if round(difference, shown) == 0 else "+" if difference > 0 else "\N{MINUS SIGN}"
+    return f"{sign}{abs(difference):,.{shown}f}"
 
 
 def _over(row: dict[Any, Any]) -> str:
@@ -156,7 +134,7 @@ def _over(row: dict[Any, Any]) -> str:
 
 def _counts(row: dict[Any, Any]) -> str:
     """``100,000 images, 1,000 labels``, of a number that was measured and is no count itself."""
-    if pd.isna(row["measured"]) or row["unit"] in COUNTED:
+    if pd.isna(row["measured"]) or (row["unit"] in COUNTED and row["unit"] not in LOWER_IS_BETTER):
         return ""
     parts = [f"{row[f'n_{name}']:,.0f} {name}" for name in ("images", "labels") if pd.notna(row[f"n_{name}"])]
     return ", ".join(parts)

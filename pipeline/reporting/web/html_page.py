@@ -8,16 +8,20 @@ security policy keeps the page from loading anything.
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import papers
 from pipeline.core.records import slug
-from pipeline.reporting import page, provenance
+from pipeline.papers import Published
+from pipeline.reporting import page, provenance, text_numbers
+from pipeline.reporting.rows import lacking
 from pipeline.reporting.tables import DATASETS, TABLES
 from pipeline.reporting.web import cells, pictures
+from pipeline.turing import published as turing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,6 +34,18 @@ TITLES = {
     "turing": "Improved GAN: the visual Turing test",
     page.TEXT_NUMBERS: "Numbers in the running text of the papers",
     page.CLAIMS: "Claims of the papers, tested by ablations",
+}
+PRINTED: dict[str, tuple[Published, ...]] = {  # table -> numbers that must have a row
+    "dcgan_table1": papers.DCGAN_TABLE1,
+    "dcgan_table2": papers.DCGAN_TABLE2,
+    "dcgan_table3": papers.DCGAN_TABLE3,
+    "improved_table1": papers.IMPROVED_TABLE1,
+    "improved_table2": papers.IMPROVED_TABLE2,
+    "improved_svhn": papers.IMPROVED_SVHN,
+    "improved_table3": papers.IMPROVED_TABLE3,
+    "turing": (*(place for places in turing.PUBLISHED.values() for place in places), turing.AUTHORS),
+    page.TEXT_NUMBERS: text_numbers.PUBLISHED,
+    "datasets": papers.DATASETS,
 }
 CLAIMS_COLUMNS = (
     *("claim", "paper", "section", "sentence", "ablation", "targets", "metric", "unit", "base", "base_spread"),
@@ -66,10 +82,17 @@ class Heading:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A table in a line: how much of what the papers' authors measured was measured here, and how it came out."""
+    """A table in a line: how much of what the papers' authors measured was measured here, and how it came out.
+
+    Attributes
+    ----------
+    anchor : of its place on the page; empty if it has none
+    lacks : ``not made``, or the columns or rows that its CSV has not
+    """
 
     title: str
     anchor: str
+    lacks: str
     n_ours: int
     n_measured: int
     begun: bool  # whether anything in the table was measured, such as rows of our own
@@ -143,31 +166,44 @@ def html_page(
     )
 
 
-def summaries(tables: Path, names: Iterable[str]) -> list[Summary]:
-    """Of each table that has numbers of the papers' authors, in the order of ``TITLES``."""
-    told = []
-    for name in (name for name in TITLES if name in set(names) - {page.CLAIMS}):
-        found = cells.read(tables / f"{name}.csv")
-        ours = [cell for cell in found if cell.kind == "ours"]
-        judgements = [cell.judgement for cell in ours]
-        told.append(
-            Summary(
-                title=TITLES[name],
-                anchor=f"table_{name}",
-                n_ours=len(ours),
-                n_measured=sum(bool(cell.measured) for cell in ours),
-                begun=any(cell.measured for cell in found),
-                better=judgements.count("better"),
-                worse=judgements.count("worse"),
-                comparable=any(cell.comparable in ("yes", "reduced") for cell in ours),
-            )
-        )
-    return told
+def summaries(tables: Path, shown: Container[str]) -> list[Summary]:
+    """Of each table that has numbers of the papers' authors, in the order of ``PRINTED``; ``shown`` are on the page."""
+    return [_summary(name, tables / f"{name}.csv", f"table_{name}" if name in shown else "") for name in PRINTED]
+
+
+def _summary(name: str, csv: Path, anchor: str) -> Summary:
+    lacks = lacking(csv)
+    found = [] if lacks else cells.read(csv)
+    ours = [cell for cell in found if cell.kind == "ours"]
+    there = {(cell.row, cell.column) for cell in found}
+    missing = [place for place in PRINTED[name] if (place.row, place.column) not in there]
+    judgements = [cell.judgement for cell in ours]
+    return Summary(
+        title=TITLES[name],
+        anchor=anchor,
+        lacks=lacks or _without(missing),
+        n_ours=len(ours) + sum(place.kind == "ours" for place in missing),
+        n_measured=sum(bool(cell.measured) for cell in ours),
+        begun=any(cell.measured for cell in found),
+        better=judgements.count("better"),
+        worse=judgements.count("worse"),
+        comparable=any(cell.comparable in ("yes", "reduced") for cell in ours),
+    )
+
+
+def _without(missing: Sequence[Published]) -> str:
+    """The printed numbers that have no row in a table."""
+    places = "; ".join(f"{place.row}, {place.column.replace('_', ' ')}" for place in missing)
+    return f"without {len(missing)} row{'' if len(missing) == 1 else 's'}: {places}" if missing else ""
 
 
 def _further(layout: _Layout) -> str:
-    """Pictures of the profile that no text has shown, such as the contact sheets that Git does not hold."""
-    rest = [link for link in layout.pictures if link not in layout.shown]
+    """Pictures of the profile that no text has shown, such as the contact sheets that Git does not hold.
+
+    Without the learning curve of votes that nobody has given: where it would stand, the page says so.
+    """
+    empty = {page.LEARNING} if page.nobody_voted(layout.tables) else set()
+    rest = [link for link in layout.pictures if link not in layout.shown | empty]
     if not rest:
         return ""
     heading = Heading(level=2, text="Further pictures", anchor="further_pictures")

@@ -57,10 +57,13 @@ def side_by_side(reports: Mapping[str, Path]) -> str:
     names = [name for name in html_page.TITLES if name != page.CLAIMS]
     found = [table for name in names if (table := _table(name, reports)).lines]
     paths = {profile: pictures.in_folders(folder / "figures") for profile, folder in reports.items()}
+    links = sorted({link for own in paths.values() for link in own}, key=_natural)
+    unvoted = [profile for profile, folder in reports.items() if page.nobody_voted(folder / "tables")]
+    for profile in unvoted:
+        paths[profile].pop(page.LEARNING, None)  # an empty canvas
     shown = pictures.read(
         {f"{profile}/{link}": path for profile, own in paths.items() for link, path in own.items()}, budget=BUDGET
     )
-    links = sorted({link for own in paths.values() for link in own}, key=_natural)
     headings = [html_page.Heading(level=2, text=table.title, anchor=f"table_{table.name}") for table in found]
     headings.append(html_page.Heading(level=2, text="Figures", anchor="figures"))
     headings += [html_page.Heading(level=3, text=_words(link), anchor=f"figure_{Path(link).stem}") for link in links]
@@ -70,6 +73,7 @@ def side_by_side(reports: Mapping[str, Path]) -> str:
         tables=found,
         absent=[html_page.TITLES[name] for name in names if name not in {table.name for table in found}],
         figures={link: {profile: shown.get(f"{profile}/{link}") for profile in reports} for link in links},
+        nothing={(profile, page.LEARNING): "nobody has voted" for profile in unvoted},
         headings=headings,
     )
 
