@@ -85,7 +85,9 @@ def of_experiment(root: Path, arm: str, revision: str, cache_path: CachePath) ->
     try:
         lock = git("show", f"{revision}:dvc.lock", root=root).decode()
     except InputError as error:
-        message = f"arm {arm}: its experiment ({revision[:7]}) has no dvc.lock; remove it with `dvc exp remove` and run "
+        message = (
+            f"arm {arm}: its experiment ({revision[:7]}) has no dvc.lock; remove it with `dvc exp remove` and run "
+        )
         message += "the arm again"
         raise InputError(message) from error
     remedy = "remove its experiment with `dvc exp remove`, and run the arm again"

@@ -62,6 +62,7 @@ def run(only: list[str], jobs: int, listing: bool) -> None:
         for remark in experiments.check_tree(root):
             print(remark, flush=True)
         experiments.check_cache(root, book.experiments.values())  # of all arms: the table is of all claims
+        experiments.forget_the_dead(root)
         if arms:
             failed = _run_arms(root, book, {arm: names[arm] for arm in arms}, jobs)
         rows = write_table(root, book, names)

@@ -6,6 +6,7 @@ stage: a run that is stopped in that moment would lose the entries of other stag
 
 import ctypes
 import io
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,43 @@ def stop(
         while leaders and time.monotonic() < deadline:
             leaders = [leader for leader in leaders if leader.poll() is None]
             time.sleep(0.05)
+
+
+def forget_the_dead(folder: Path) -> None:
+    """Drop what killed DVC commands hold in DVC's list of files in use; to be called under the repository's lock.
+
+    ``folder`` : .dvc/tmp, or .dvc/tmp/exps, where experiments have a list of their own.
+
+    DVC drops an entry itself if no process has its number. In a container, however, the dead may stay as zombies, and
+    after a restart other programs soon have the old numbers: every later run would then be refused.
+    """
+    path = folder / "rwlock"
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        alive = {
+            "read": {file: [one for one in holders if _is_alive(**one)] for file, holders in held["read"].items()},
+            "write": {file: holder for file, holder in held["write"].items() if _is_alive(**holder)},
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # none, or not as DVC 3 writes it: then DVC says what is wrong
+    alive["read"] = {file: holders for file, holders in alive["read"].items() if holders}
+    if alive != held:
+        write_text(path, json.dumps(alive))
+
+
+def _is_alive(pid: int, cmd: str) -> bool:
+    """Whether a process still is the command that is said to have that number."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return " ".join(process.cmdline()).endswith(cmd.rpartition(" ")[2])
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ others may start; what it writes itself (dvc.lock, the cache, Git's index) is wr
 ``dvc_child`` sees to it that a kill leaves no half of a dvc.lock.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -19,15 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from pipeline.core.errors import InputError
-from pipeline.core.files import write_text
 from pipeline.core.scratch import locked
 from pipeline.project import lock
-from pipeline.project.dvc_child import stop, stopped_by_signals
+from pipeline.project.dvc_child import forget_the_dead, stop, stopped_by_signals
 from pipeline.project.lock import open_repo, stages_of
 from pipeline.project.status import duration
 
 if TYPE_CHECKING:
-    from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
 LOGS = Path(".work/fan-out")
@@ -73,7 +70,7 @@ def make_plan(root: Path, profile: str, targets: Sequence[str]) -> Plan:
 
     dvc_yaml = lock.PROFILES[profile]
     with open_repo(root) as repo, repo.lock:
-        _forget_the_dead(repo)
+        forget_the_dead(Path(repo.tmp_dir or ""))
         stages = stages_of(repo, root, dvc_yaml)
         graph = repo.index.graph
         wanted = [stages[name] for name in matching(list(stages), targets, dvc_yaml)]
@@ -90,41 +87,6 @@ def make_plan(root: Path, profile: str, targets: Sequence[str]) -> Plan:
             changed={stage.addressing for stage in order if _changed(stage)},
             on_gpu={stage.addressing for stage in order if _knows_device(stage)},
         )
-
-
-def _forget_the_dead(repo: "Repo") -> None:
-    """Drop what killed DVC commands hold in DVC's list of files in use; to be called under the repository's lock.
-
-    DVC drops an entry itself if no process has its number. In a container, however, the dead may stay as zombies, and
-    after a restart other programs soon have the old numbers: every later run would then be refused.
-    """
-    path = Path(repo.tmp_dir or "") / "rwlock"
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        alive = {
-            "read": {file: [one for one in holders if _is_alive(**one)] for file, holders in held["read"].items()},
-            "write": {file: holder for file, holder in held["write"].items() if _is_alive(**holder)},
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # none, or not as DVC 3 writes it: then DVC says what is wrong
-    alive["read"] = {file: holders for file, holders in alive["read"].items() if holders}
-    if alive != held:
-        write_text(path, json.dumps(alive))
-
-
-def _is_alive(pid: int, cmd: str) -> bool:
-    """Whether a process still is the command that is said to have that number."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return " ".join(process.cmdline()).endswith(cmd.rpartition(" ")[2])
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
 
 
 def matching(names: list[str], targets: Sequence[str], dvc_yaml: Path) -> list[str]:

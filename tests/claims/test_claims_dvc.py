@@ -1,6 +1,7 @@
 """Arms as real DVC experiments, in a small project of its own: what runs, what is carried along, what runs again."""
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -285,6 +286,24 @@ def test_the_list_needs_no_data(project, tmp_path, monkeypatch, capsys):
 
 
 # ---- stopped while arms run ----
+
+
+@pytest.mark.parametrize("folder", ["tmp", "tmp/exps"])
+def test_files_that_a_killed_dvc_held_are_let_go(project, folder):
+    """Its process has ended but is nobody's to bury, as in a container: DVC alone would take it for alive."""
+    path = project / ".dvc" / folder / "rwlock"
+    path.parent.mkdir(exist_ok=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        wait_for(lambda: is_dead(psutil.Process(ended.pid)))
+        alive = {"pid": os.getpid(), "cmd": " ".join(psutil.Process().cmdline())}
+        held = {"refs/exps/stash": {"pid": ended.pid, "cmd": f"{sys.executable} -c "}, "params.yaml": alive}
+        path.write_text(json.dumps({"read": {}, "write": held}))
+        experiments.forget_the_dead(project)
+        assert json.loads(path.read_text()) == {"read": {}, "write": {"params.yaml": alive}}
+    finally:
+        ended.wait()
+        path.unlink()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from ruamel.yaml import YAML
 
+from pipeline.core import params
 from pipeline.core.source_code import imported_files
 from pipeline.project import lock
 
@@ -129,6 +130,16 @@ def test_no_dep_lies_inside_a_folder_that_another_stage_writes():
     for stage in STAGES:
         for dep in paths(stage.deps):
             assert not set(dep.parents) & set(outs), f"{stage.addressing}: {dep}"
+
+
+def test_the_hashes_of_runs_depend_on_every_run_and_its_images():
+    """They are named one by one: of a folder of folders verify-lock could not know the hash without the data."""
+    values = params.read(ROOT / "params.yaml")
+    runs = values["train"]["runs"] | values["semisup"]["runs"] | {"imagenet128_improved": values["imagenet128"]}
+    expected = {f"models/{name}" for name in runs} | {f"sets/{run['dataset']}" for run in runs.values()}
+    (stage,) = (stage for stage in STAGES if stage.addressing == "provenance")
+    found = {path.relative_to("data/embedded").as_posix() for path in paths(stage.deps) if path.parts[0] == "data"}
+    assert found == expected
 
 
 def test_reports_are_in_git_and_data_in_the_cache():
