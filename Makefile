@@ -24,7 +24,7 @@ help:  ## list these targets
 	@echo 'BASE=origin/main is what pr compares with, TARGETS="..." and JOBS=2 are of run, JOBS=2 of test.'
 
 repro: $(VENV)/.installed  ## regenerate every embedded table and figure (what is up to date is not run again)
-	@$(ENVIRONMENT) $(RUN) -m dvc --wait-for-lock repro dvc.yaml
+	@$(ENVIRONMENT) $(RUN) -m pipeline.project.dvc_child 0 --wait-for-lock repro dvc.yaml
 	@$(RUN) -m pipeline.project.cli after-repro || true
 
 run: $(VENV)/.installed  ## as repro, several stages at a time: make run JOBS=4 TARGETS="train figure"

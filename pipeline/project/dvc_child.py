@@ -1,7 +1,10 @@
-"""DVC as a child of ``gan-tables``: it is stopped with its parent, and writes dvc.lock whole or not at all.
+"""DVC as ``gan-tables`` and ``make repro`` start it: it writes dvc.lock whole or not at all, and reads it faster.
 
-DVC empties dvc.lock before it writes it anew, which takes a second or two for a lock as long as ours, after every
-stage: a run that is stopped in that moment would lose the entries of other stages.
+DVC empties dvc.lock before it writes it anew, which takes a second for a lock as long as ours, after every stage: a run
+that is stopped in that moment would lose the entries of other stages. And it reads it anew each time, with a parser
+that keeps comments, which takes longer than the writing. What is written has the same bytes as DVC's own.
+
+    python -m pipeline.project.dvc_child PARENT ARGUMENTS ...    # PARENT: a process that it dies with; 0: none
 """
 
 import ctypes
@@ -28,7 +31,7 @@ ON_THE_WAY_OUT = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 
 
 def main(parent: int, arguments: Sequence[str]) -> int:
     """Become DVC; not preexec_fn of the parent, which may deadlock."""
-    if sys.platform == "linux":
+    if parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the request
             print("error: gan-tables run is gone; run it again", file=sys.stderr)
@@ -36,7 +39,7 @@ def main(parent: int, arguments: Sequence[str]) -> int:
     from dvc.cli import main as dvc
 
     sys.argv = ["dvc", *arguments]  # which DVC writes down beside the files that it has in use
-    with files_written_whole():
+    with files_written_whole(), lock_read_plainly():
         return dvc(list(arguments))
 
 
@@ -51,6 +54,20 @@ def files_written_whole() -> Iterator[None]:
         write_text(Path(path), text.getvalue())
 
     with patch.object(_common, "_dump_data", dump), patch.object(_yaml, "_dump_data", dump):
+        yield
+
+
+@contextmanager
+def lock_read_plainly() -> Iterator[None]:
+    """Within this context DVC reads dvc.lock, which has no comments to keep, with the parser in C, to change it."""
+    from dvc.utils.serialize import _yaml
+
+    keeping_comments = _yaml.parse_yaml_for_update
+
+    def parse(text: str, path: str) -> Any:
+        return _yaml.parse_yaml(text, path) if Path(path).name == "dvc.lock" else keeping_comments(text, path)
+
+    with patch.object(_yaml, "parse_yaml_for_update", parse):
         yield
 
 

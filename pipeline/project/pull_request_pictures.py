@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_file
+from pipeline.project.git import environment
 from pipeline.project.pull_request_sections import Block, Section, code, count, folded
 from pipeline.project.pull_request_sides import Pair, Side
 
@@ -82,11 +83,10 @@ def drawing(pair: Pair, files: Path | None) -> "Iterator[subprocess.Popen[str] |
         return
     revisions = [pair.base.commit, *([] if pair.head_is_checkout else [pair.head.commit])]
     command = [sys.executable, "-m", "dvc", "plots", "diff", *revisions, "--json"]
-    hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-    environment = {key: value for key, value in os.environ.items() if key not in hook}
-    environment |= {"DVC_NO_ANALYTICS": "1", "CI": "1"}  # with CI set, DVC does not ask for newer versions of itself
+    # with CI set, DVC does not ask for newer versions of itself
+    env = environment() | {"DVC_NO_ANALYTICS": "1", "CI": "1"}
     with subprocess.Popen(
-        command, cwd=pair.head.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=pair.head.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             yield process

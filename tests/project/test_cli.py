@@ -338,7 +338,7 @@ def call_make(folder, *arguments):
 @make
 def test_make_repro_installs_once(checkout):
     install = "-m pip --disable-pip-version-check install -c constraints.txt -e ."
-    repro = ["-m dvc --wait-for-lock repro dvc.yaml", "-m pipeline.project.cli after-repro"]
+    repro = ["-m pipeline.project.dvc_child 0 --wait-for-lock repro dvc.yaml", "-m pipeline.project.cli after-repro"]
     assert call_make(checkout, "repro").returncode == 0
     assert (checkout / "calls").read_text().splitlines() == [install, *repro]
     assert f"{checkout}/.venv/bin/python" in (checkout / "paths").read_text()

@@ -199,6 +199,32 @@ def test_a_run_that_is_stopped_while_dvc_writes_the_lock_loses_no_entry(tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ["dvc.lock"]
 
 
+@pytest.mark.parametrize("profile", ["", "profiles/laptop", "profiles/paper"])
+def test_a_lock_that_was_read_plainly_is_written_in_the_same_bytes(root, tmp_path, profile):
+    from dvc.utils.serialize import modify_yaml
+
+    written = []
+    for number, context in enumerate((nullcontext(), dvc_child.lock_read_plainly())):
+        path = tmp_path / str(number) / "dvc.lock"
+        path.parent.mkdir()
+        shutil.copyfile(root / profile / "dvc.lock", path)
+        with context, modify_yaml(str(path)) as lock_file:
+            stages = lock_file["stages"]
+            stages["new"] = stages.pop(next(iter(stages))) | {"params": {"params.yaml": {"rate": 5e-05, "limit": None}}}
+        written.append(path.read_bytes())
+    assert written[0] == written[1] != (root / profile / "dvc.lock").read_bytes()
+
+
+def test_comments_of_other_files_are_kept(tmp_path):
+    from dvc.utils.serialize import modify_yaml
+
+    path = tmp_path / "params.yaml"
+    path.write_text("rate: 1 # ours\n")
+    with dvc_child.lock_read_plainly(), modify_yaml(str(path)) as params:
+        params["rate"] = 2
+    assert path.read_text() == "rate: 2 # ours\n"
+
+
 def test_only_living_commands_hold_files(project):
     path = project / ".dvc/tmp/rwlock"
     path.parent.mkdir(exist_ok=True)
