@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCREENS_A_BIN = 5
+NO_DECKS = "This profile has no deck yet."
 CHANCE = 50.0  # percent: half of a deck is generated
 COLUMNS = (
     "deck",
@@ -61,7 +62,10 @@ def curve(decks: Mapping[str, Deck], votes: pd.DataFrame) -> pd.DataFrame:
 
 def draw(decks: Mapping[str, Deck], numbers: pd.DataFrame) -> "Figure":
     """A panel a deck: mean over the annotators with Wilson bars of all votes, chance, and the paper's number."""
-    figure, axes = drawing.canvas(columns=len(decks), size=(4.6 * len(decks), 3.8))
+    figure, axes = drawing.canvas(columns=max(1, len(decks)), size=(4.6 * max(1, len(decks)), 3.8))
+    if not decks:
+        drawing.say(axes[0], NO_DECKS)
+        return figure
     figure.suptitle(f"{SCREENS_A_BIN} screens a point; bars: 95 % interval of all their votes", fontsize=9)
     for axis, deck in zip(axes, decks.values(), strict=True):
         mine = numbers[numbers["deck"] == deck.name]

@@ -11,6 +11,7 @@ from made_decks import made_deck, nine
 
 from pipeline.core.errors import InputError
 from pipeline.evaluation.intervals import wilson
+from pipeline.reporting.drawing import save
 from pipeline.reporting.rows import Report
 from pipeline.turing import learning, report
 from pipeline.turing.deck import deck_sha256
@@ -177,6 +178,13 @@ def test_the_figure_shows_chance_and_the_paper(cast):
     assert labels[1] == {"chance", "paper, 78.7 %", "mistakes shown, 9 votes"}
     assert labels[2] == {"chance"}
     assert [text.get_text() for text in figure.axes[2].texts] == [learning.NOBODY]
+
+
+def test_without_decks_the_figure_says_so(cast, tmp_path):
+    figure = learning.draw({}, learning.curve({}, cast))
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == [learning.NO_DECKS]
+    save(figure, tmp_path / "a.png")  # a canvas of no width would make Matplotlib divide by 0
 
 
 # ---- the stage ----
