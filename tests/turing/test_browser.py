@@ -124,11 +124,13 @@ def test_whole_flow_by_keys_alone(tab, server):
     keys.press("Enter")
     page.wait_for_selector(".judged")
     assert [vote["answer"] for vote in votes_of(server, "keys")] == [place in (0, 2, 4) for place in range(IMAGES)]
+    page.locator("button:focus", has_text="Next screen").wait_for()
     assert focused(page) == ["Next screen", True]
     keys.press("2")  # too late
     assert [vote["answer"] for vote in votes_of(server, "keys")] == marked(page)
     keys.press("Enter")
     on_screen(page, 2)
+    page.locator(".image:focus").wait_for()  # the page puts it there once the screen is drawn
     keys.press("Tab")
     assert focused(page) == ["Image 2 of 9", True]
     assert len(votes_of(server, "keys")) == IMAGES
