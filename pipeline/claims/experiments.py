@@ -45,7 +45,7 @@ def names(root: Path, experiments: Iterable[Experiment]) -> dict[str, str]:
     InputError
         If a target is no stage of dvc.yaml.
     """
-    with _open_repo(root) as repo:
+    with lock.open_repo(root) as repo:
         recipes = _Recipes(repo, root)
         return {e.arm: f"{PREFIX}-{e.arm}-{recipes.digest(e)[:8]}" for e in experiments}
 
@@ -58,7 +58,7 @@ def check_cache(root: Path, experiments: Iterable[Experiment]) -> None:
     InputError
         If bytes that an arm starts from are not in DVC's cache.
     """
-    with _open_repo(root) as repo:
+    with lock.open_repo(root) as repo:
         recipes = _Recipes(repo, root)
         for experiment in experiments:
             recipes.check_cache(experiment)
@@ -69,7 +69,7 @@ def forget_the_dead(root: Path) -> None:
     from dvc.lock import LockError
 
     # one that is alive has the lock: DVC waits for it, and clears up itself
-    with _open_repo(root) as repo, suppress(LockError), repo.lock:
+    with lock.open_repo(root) as repo, suppress(LockError), repo.lock:
         for folder in (Path(repo.tmp_dir or ""), Path(repo.tmp_dir or "") / "exps"):
             dvc_child.forget_the_dead(folder)
 
@@ -77,7 +77,7 @@ def forget_the_dead(root: Path) -> None:
 def stale_outputs(root: Path) -> frozenset[str]:
     """Outputs that dvc.lock has from other code, params or data than there are now, and all that was made from them."""
     stale = {problem.stage for problem in lock.stale_stages(root, Path("dvc.yaml"))}
-    with _open_repo(root) as repo:
+    with lock.open_repo(root) as repo:
         return _Recipes(repo, root).outputs_after(stale)
 
 
@@ -94,7 +94,7 @@ def done(root: Path) -> dict[str, str]:
 
 def cache_path(root: Path) -> Callable[[str], Path]:
     """md5 -> its place in DVC's cache."""
-    with _open_repo(root) as repo:
+    with lock.open_repo(root) as repo:
         cache = repo.cache.local
         return lambda md5: Path(cache.oid_to_path(md5))
 
@@ -358,19 +358,6 @@ class _Recipes:
 
 def _inside(key: str, section: str) -> bool:
     return key == section or key.startswith(f"{section}.")
-
-
-@contextmanager
-def _open_repo(root: Path) -> "Iterator[Repo]":
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(root.resolve())) as repo:
-            yield repo
-    except DvcException as error:
-        message = f"DVC: {error}"
-        raise InputError(message) from error
 
 
 def _lines(root: Path, *arguments: str) -> list[str]:

@@ -2,12 +2,12 @@
 on the path."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-NOT_COPIED = {".git", ".venv", ".work", "data", "cache", "tmp", "config.local", "dvc_plots", ".hypothesis"}
+import made_project
+
 TINY = ("  n_steps: 20000\n", "  n_steps: 200\n")  # toy_games, in the root's params
 
 
@@ -24,15 +24,11 @@ def environment(folder):
 
 def make_checkout(root, folder):
     """Copy, make the toy games tiny, commit."""
-    shutil.copytree(
-        root, folder, ignore=lambda _, names: {n for n in names if n in NOT_COPIED or n.endswith(("cache__", "_cache"))}
-    )
+    made_project.without_data(root, folder)
     params = folder / "params.yaml"
     text = params.read_text()
     assert text.count(TINY[0]) == 1
     params.write_text(text.replace(*TINY))
-    with (folder / ".dvcignore").open("a") as ignored:
-        ignored.write("/profiles/*/dvc.yaml\n")  # three graphs take DVC three times as long to read
     command = folder / "bin" / "gan-tables"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline.project.cli "$@"\n')

@@ -9,18 +9,11 @@ from pathlib import Path
 import made_project
 import pytest
 
-NOT_COPIED = {".git", ".venv", ".work", "data", "cache", "tmp", "config.local", "dvc_plots", ".hypothesis"}
-
 
 @pytest.fixture(scope="module")
 def checkout(root, tmp_path_factory):
     """A committed copy without data and cache, in a path with a blank."""
-    folder = tmp_path_factory.mktemp("sub graph") / "project"
-    shutil.copytree(
-        root, folder, ignore=lambda _, names: {n for n in names if n in NOT_COPIED or n.endswith(("cache__", "_cache"))}
-    )
-    with (folder / ".dvcignore").open("a") as ignored:
-        ignored.write("/profiles/*/dvc.yaml\n")  # three graphs take DVC three times as long to read
+    folder = made_project.without_data(root, tmp_path_factory.mktemp("sub graph") / "project")
     for arguments in (
         ["init", "--quiet"],
         ["config", "user.name", "test"],
@@ -73,7 +66,7 @@ def test_repro_twice_then_an_experiment(checkout):
 
 def test_data_of_two_runs_from_nothing_have_the_same_hashes(checkout, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(checkout, other, ignore=lambda _, names: set(names) & NOT_COPIED, symlinks=True)
+    shutil.copytree(checkout, other, ignore=lambda _, names: set(names) & made_project.NOT_COPIED, symlinks=True)
     subprocess.run(["git", "init", "--quiet"], cwd=other, check=True, env=environment(other))
     shutil.copyfile(checkout / "params.yaml", other / "params.yaml")
     (other / "dvc.lock").unlink(missing_ok=True)
