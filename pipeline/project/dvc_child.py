@@ -1,8 +1,9 @@
-"""DVC as ``gan-tables`` and ``make repro`` start it: it writes dvc.lock whole or not at all, and reads it faster.
+"""DVC as ``gan-tables`` and ``make repro`` start it: it writes dvc.lock whole or not at all, and handles it faster.
 
 DVC empties dvc.lock before it writes it anew, which takes a second for a lock as long as ours, after every stage: a run
 that is stopped in that moment would lose the entries of other stages. And it reads it anew each time, with a parser
-that keeps comments, which takes longer than the writing. What is written has the same bytes as DVC's own.
+that keeps comments, which takes longer than the writing. Here only the entries that changed are put into YAML again.
+What is written has the same bytes as DVC's own.
 
     python -m pipeline.project.dvc_child PARENT ARGUMENTS ...    # PARENT: a process that it dies with; 0: none
 """
@@ -45,13 +46,29 @@ def main(parent: int, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def files_written_whole() -> Iterator[None]:
-    """Within this context DVC replaces its YAML files at once."""
+    """Within this context DVC replaces its YAML files at once; of dvc.lock it puts only what changed into YAML."""
     from dvc.utils.serialize import _common, _yaml
 
-    def dump(path: str, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any) -> None:  # noqa: ARG001
+    entries: dict[str, str] = {}  # of dvc.lock, as they were last written: content -> YAML
+
+    def in_yaml(data: Any, dumper: Callable[..., Any], **options: Any) -> str:
         text = io.StringIO()
         dumper(data, text, **options)
-        write_text(Path(path), text.getvalue())
+        return text.getvalue()
+
+    def entry_in_yaml(name: str, entry: Any, dumper: Callable[..., Any]) -> str:
+        content = repr((name, entry))
+        if content not in entries:
+            entries[content] = in_yaml({"stages": {name: entry}}, dumper).removeprefix("stages:\n")
+        return entries[content]
+
+    def dump(path: str, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any) -> None:  # noqa: ARG001
+        if Path(path).name == "dvc.lock" and list(data) == ["schema", "stages"] and data["stages"]:
+            head = in_yaml({"schema": data["schema"]}, dumper)
+            parts = (entry_in_yaml(name, entry, dumper) for name, entry in data["stages"].items())
+            write_text(Path(path), head + "stages:\n" + "".join(parts))
+        else:
+            write_text(Path(path), in_yaml(data, dumper, **options))
 
     with patch.object(_common, "_dump_data", dump), patch.object(_yaml, "_dump_data", dump):
         yield

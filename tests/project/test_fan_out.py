@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import psutil
@@ -200,19 +200,39 @@ def test_a_run_that_is_stopped_while_dvc_writes_the_lock_loses_no_entry(tmp_path
 
 
 @pytest.mark.parametrize("profile", ["", "profiles/laptop", "profiles/paper"])
-def test_a_lock_that_was_read_plainly_is_written_in_the_same_bytes(root, tmp_path, profile):
+def test_a_lock_is_written_in_the_bytes_of_dvc(root, tmp_path, profile):
     from dvc.utils.serialize import modify_yaml
 
+    def change(path, **params):
+        with modify_yaml(str(path)) as lock_file:
+            stages = lock_file["stages"]
+            stages["new"] = stages.pop(next(iter(stages))) | {"params": {"params.yaml": params}}
+        return path.read_bytes()
+
     written = []
-    for number, context in enumerate((nullcontext(), dvc_child.lock_read_plainly())):
+    for number, ours in enumerate((False, True)):
         path = tmp_path / str(number) / "dvc.lock"
         path.parent.mkdir()
         shutil.copyfile(root / profile / "dvc.lock", path)
-        with context, modify_yaml(str(path)) as lock_file:
-            stages = lock_file["stages"]
-            stages["new"] = stages.pop(next(iter(stages))) | {"params": {"params.yaml": {"rate": 5e-05, "limit": None}}}
-        written.append(path.read_bytes())
-    assert written[0] == written[1] != (root / profile / "dvc.lock").read_bytes()
+        with ExitStack() as contexts:
+            for context in (dvc_child.files_written_whole(), dvc_child.lock_read_plainly()) if ours else ():
+                contexts.enter_context(context)
+            # twice: what was written the first time is not put into YAML again
+            written.append([change(path, rate=5e-05, limit=None), change(path, rate=0.1, limit="no")])
+    assert written[0] == written[1]
+    assert len({*written[0], (root / profile / "dvc.lock").read_bytes()}) == 3
+
+
+def test_a_lock_of_nothing_is_written_as_dvc_does(tmp_path):
+    from dvc.utils.serialize import dump_yaml
+
+    path = tmp_path / "dvc.lock"
+    for data in ({"schema": "2.0", "stages": {}}, {"schema": "2.0"}, {"schema": "2.0", "datasets": [], "stages": {}}):
+        dump_yaml(str(path), data)
+        expected = path.read_bytes()
+        with dvc_child.files_written_whole():
+            dump_yaml(str(path), data)
+        assert path.read_bytes() == expected
 
 
 def test_comments_of_other_files_are_kept(tmp_path):
