@@ -233,7 +233,7 @@ def stage_problems(name: str, stage: "PipelineStage", entry: dict[str, Any], out
     stale += _removed_from_dvc_yaml(stage, entry)
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
-            stale += _param_problems(dep)
+            stale += _param_problems(dep, entry.get("params", {}).get(dep.def_path, {}))
         elif what := _dep_problem(dep, outs):
             is_code = Path(dep.fs_path).relative_to(stage.repo.root_dir).parts[0] in CODE
             (code if is_code else stale).append(what)
@@ -253,14 +253,14 @@ def _removed_from_dvc_yaml(stage: "PipelineStage", entry: dict[str, Any]) -> lis
     ]
 
 
-def _param_problems(dep: Any) -> list[str]:
+def _param_problems(dep: Any, recorded: dict[str, Any]) -> list[str]:
     problems: list[str] = []
     for where, changes in dep.status().items():
         if isinstance(changes, str):
             problems.append(f"params file {where} is {changes}")
         else:
             problems += [f"param {name} is {how}" for name, how in changes.items()]
-    recorded = dep.hash_info.value or {}
+    # of the lock itself: DVC's own view of it has the named params only
     gone = [name for name in recorded if name not in dep.params] if dep.params else []  # none named: the whole file
     problems += [f"param {name} is in dvc.lock, but no longer in dvc.yaml" for name in gone]
     return problems

@@ -35,6 +35,7 @@ stages:
         - data/${profile}/raw.txt
       params:
         - make.scale
+        - make.shift
       outs:
         - data/${profile}/results/t/${item}.txt
   table:
@@ -59,9 +60,9 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy") / "project"
     files = {
         "dvc.yaml": GRAPH,
-        "params.yaml": "profile: embedded\nmake:\n  scale: 1\nother: 5\n",
-        "profiles/laptop/params.yaml": "profile: laptop\nmake:\n  scale: 2\n",
-        "profiles/paper/params.yaml": "profile: paper\nmake:\n  scale: 3\n",
+        "params.yaml": "profile: embedded\nmake:\n  scale: 1\n  shift: 0\nother: 5\n",
+        "profiles/laptop/params.yaml": "profile: laptop\nmake:\n  scale: 2\n  shift: 0\n",
+        "profiles/paper/params.yaml": "profile: paper\nmake:\n  scale: 3\n  shift: 0\n",
         "source.txt": "source\n",
         "join.sh": "cat $1/* > $2\n",
         "stages/make.py": MAKE,
@@ -163,6 +164,12 @@ def test_a_dep_that_dvc_yaml_no_longer_has(project):
     assert found(project) == {("make@a", "stale"), ("make@b", "stale")}
 
 
+def test_a_param_that_dvc_yaml_no_longer_has(project):
+    edit(project / "dvc.yaml", "        - make.shift\n", "")
+    assert found(project) == {("make@a", "stale"), ("make@b", "stale")}
+    assert "make.shift is in dvc.lock, but no longer in dvc.yaml" in lock.stale_stages(project, EMBEDDED)[0].what
+
+
 def test_upstream_has_another_output(project):
     entry = "path: data/embedded/raw.txt\n      hash: md5\n      md5: "
     lock_text = (project / "dvc.lock").read_text()
@@ -191,6 +198,16 @@ def test_a_dep_inside_another_stages_folder_is_refused(project):
     )
     problems = lock.stale_stages(project, EMBEDDED)
     assert any("lies inside another stage's output" in problem.what for problem in problems if problem.stage == "table")
+
+
+def test_a_folder_that_holds_another_stages_folder_is_refused(project):
+    out = "data/embedded/results/t/a.txt"
+    lock_text = (project / "dvc.lock").read_text()
+    as_folder, n = re.subn(rf"(path: {out}\n +hash: md5\n +md5: \w+)", r"\1.dir", lock_text)
+    assert n == 1
+    (project / "dvc.lock").write_text(as_folder)
+    what = [p.what for p in lock.stale_stages(project, EMBEDDED) if p.stage == "table"]
+    assert what == [f"dep data/embedded/results/t: {out} was never written, or is a folder"]
 
 
 def test_only_the_embedded_lock_has_to_be_up_to_date(project):
