@@ -74,6 +74,21 @@ def text_of(name: bytes) -> tuple[str, str]:
         return name.decode("utf-8", "backslashreplace"), "name is not UTF-8"
 
 
+def is_there(path: Path, *, folder: bool = False) -> bool:
+    """Whether a file, or a folder, is there.
+
+    Raises
+    ------
+    InputError
+        If nobody may look.
+    """
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except OSError as error:  # a folder that may not be entered
+        message = f"{path}: cannot be read ({error.strerror}); see to the permissions of the folders on the way"
+        raise InputError(message) from error
+
+
 # LMDB
 
 
@@ -144,7 +159,7 @@ def _opened(folder: Path) -> Iterator[tuple["lmdb.Environment", "lmdb.Transactio
     import lmdb
 
     file = folder / "data.mdb"
-    if not file.is_file():
+    if not is_there(file):
         message = f"{folder}: no data.mdb; expected the folder of an LSUN database, such as bedroom_train_lmdb"
         raise InputError(message)
     again = "unpack or download it again"
@@ -181,8 +196,18 @@ class ImageFolder:
     classes: tuple[str, ...] | None = None
 
     def class_names(self) -> tuple[str, ...]:
-        """Sorted names of the class folders."""
-        found = tuple(sorted(os.fsdecode(entry.name) for entry in _listing(self.folder) if _is_folder(entry)))
+        """Sorted names of the class folders; a class without photos keeps its place.
+
+        A hidden folder without photos, as programs leave them, is none: it would shift the labels of all classes after
+        it, and no pin would notice.
+        """
+        found = tuple(
+            sorted(
+                os.fsdecode(entry.name)
+                for entry in _listing(self.folder)
+                if _is_folder(entry) and not (entry.name.startswith(b".") and not _has_photos(self.folder, entry))
+            )
+        )
         if not found:
             message = f"{self.folder}: no class folders; expected {self.folder}/CLASS/*.JPEG"
             raise InputError(message)
@@ -286,8 +311,16 @@ def _walk(folder: Path) -> Iterator[tuple[bytes, str]]:
     itself is reported, not entered.
     """
     _listing(folder)  # refuses what cannot be read
-    above = frozenset(_identity(parent.stat()) for parent in folder.resolve().parents)
-    return _below(folder, b"", above)
+    return _below(folder, b"", _parents(folder))
+
+
+def _has_photos(folder: Path, entry: "os.DirEntry[bytes]") -> bool:
+    above = _parents(folder) | {_identity(folder.stat())}
+    return _identity(entry.stat()) not in above and any(True for _ in _below(folder, entry.name + b"/", above))
+
+
+def _parents(folder: Path) -> frozenset[tuple[int, int]]:
+    return frozenset(_identity(parent.stat()) for parent in folder.resolve().parents)
 
 
 def _below(folder: Path, inside: bytes, above: frozenset[tuple[int, int]]) -> Iterator[tuple[bytes, str]]:

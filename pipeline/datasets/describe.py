@@ -7,6 +7,8 @@ import pandas as pd
 from pipeline.core.store import ImageSet, read_rejects
 
 DUPLICATE = "near-duplicate"
+# with words or numbers that are not of one input
+WHOLE_REASONS = ("not a JPEG, PNG or WebP image", "name is not UTF-8", "leads out of the folder", "16-bit image")
 
 
 def describe(image_set: ImageSet) -> pd.DataFrame:
@@ -48,5 +50,7 @@ def _by_reason(reasons: pd.Series) -> list[tuple[str, int]]:
 
 def reason_of(text: str) -> str:
     """The kind of a reason, without what is particular to one input: ``9,000 pixels, at most 100`` -> ``# pixels``."""
+    if text in WHOLE_REASONS:
+        return text
     kind = re.split(r"[:,;(]|\bof\b", re.sub(r"\d[\d,._]*", "#", text), maxsplit=1)[0]
     return kind.strip()

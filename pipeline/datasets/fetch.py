@@ -14,7 +14,7 @@ from pipeline.datasets.embedded.near_duplicates import NearDuplicates, write_nea
 from pipeline.datasets.embedded.photos import PhotoPatches, PhotoWindows, write_photo_patches, write_photo_windows
 from pipeline.datasets.embedded.rooms import RenderedRooms, write_rooms
 from pipeline.datasets.in_place import InPlace, fetch_in_place
-from pipeline.datasets.photo_tables import photo_tables
+from pipeline.datasets.photo_tables import photo_tables, read_csv
 
 
 def _exactly_one(**choices: object) -> None:
@@ -150,7 +150,7 @@ def fetch_neardup(out: Path, source: Neardup) -> None:
     elif source.in_place:
 
         def add_truth(folder: Path, partial: Path) -> None:
-            truth = pd.read_csv(folder / "ground_truth.csv")
+            truth = read_csv(folder / "ground_truth.csv", ["file", "group", "transform"])
             truth = truth.rename(columns={"file": "key", "transform": "alteration"})
             truth["group"] = truth["group"].clip(lower=-1)  # each distractor has a negative number of its own
             truth[["key", "group", "alteration"]].to_parquet(partial / "truth.parquet", index=False)

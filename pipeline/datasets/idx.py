@@ -12,20 +12,24 @@ from pipeline.core.errors import InputError
 UINT8 = 0x08
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, where: str = "") -> bytes:
     """The content of an IDX file, unpacked if its name ends in ``.gz``.
+
+    ``where`` : what an error calls the file, if not by its path.
 
     Raises
     ------
     InputError
-        If a compressed file is truncated or damaged.
+        If the file cannot be read, or a compressed one is truncated or damaged.
     """
-    if path.suffix != ".gz":
-        return path.read_bytes()
     try:
-        return gzip.decompress(path.read_bytes())
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        message = f"{path}: truncated or damaged gzip file ({error}); download it again"
+        message = f"{where or path}: truncated or damaged gzip file ({error}); download it again"
+        raise InputError(message) from error
+    except OSError as error:
+        message = f"{where or path}: cannot be read ({error.strerror}); see to its permissions"
         raise InputError(message) from error
 
 

@@ -18,7 +18,7 @@ from pipeline.core.files import whole_directory
 from pipeline.core.gan_data import data_folder
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
-from pipeline.datasets.archives import Archive, Chunk, IlsvrcTar, ImageFolder, LmdbImages, PhotoFolder
+from pipeline.datasets.archives import Archive, Chunk, IlsvrcTar, ImageFolder, LmdbImages, PhotoFolder, is_there
 from pipeline.datasets.workers import parallel
 
 RECORD = "in_place.json"
@@ -78,12 +78,13 @@ def fetch_in_place(out: Path, source: InPlace, add: Callable[[Path, Path], None]
     InputError
         If GAN_DATA is not set, something is missing or unreadable, or is not what the params pin.
     """
-    folder = _folder(source.folder)
+    how = how_to_get(source)
+    folder = _folder(source.folder, how)
     for name, expected in source.tables.items():
         _check_table(folder / name, expected)
     archives: dict[str, Archive] = {}
     for name, part in source.parts.items():
-        _present(folder, source.folder, name, part.layout)
+        _present(folder / name, part.layout, how)
         archives[name] = open_archive(folder / name, part.layout)
     found: dict[str, Any] = {}
     for name, part in source.parts.items():
@@ -134,7 +135,7 @@ def content_folder(raw: Path) -> Path:
         If GAN_DATA is not set or the folder is missing.
     """
     record = read_record(raw)
-    return raw if record is None else _folder(record["folder"])
+    return raw if record is None else _folder(record["folder"], "restore it")
 
 
 def read_record(raw: Path) -> dict[str, Any] | None:
@@ -244,30 +245,35 @@ def _check_md5(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str, how: str) -> Path:
     root = data_folder()
     if root is None:
         message = (
-            f"$GAN_DATA/{name}: not there, because GAN_DATA is not set; set it to the folder that holds {name}/; "
-            f"{_how(name)}"
+            f"$GAN_DATA/{name}: not there, because GAN_DATA is not set; set it to the folder that holds {name}/; {how}"
         )
         raise InputError(message)
-    if not (root / name).is_dir():
-        message = f"{root / name}: no such folder (GAN_DATA is {root}); {_how(name)}"
+    if not is_there(root / name, folder=True):
+        message = f"{root / name}: no such folder (GAN_DATA is {root}); {how}"
         raise InputError(message)
     return root / name
 
 
-def _present(folder: Path, data_set: str, name: str, layout: Layout) -> None:
-    path = folder / name
+def _present(path: Path, layout: Layout, how: str) -> None:
     if layout == "ilsvrc_tar":
-        if not path.is_file():
-            message = f"{path}: no such file; {_how(data_set)}"
+        if not is_there(path):
+            message = f"{path}: no such file; {how}"
             raise InputError(message)
-    elif not path.is_dir():
-        message = f"{path}: no such folder; {_how(data_set)}"
+    elif not is_there(path, folder=True):
+        message = f"{path}: no such folder; {how}"
         raise InputError(message)
 
 
-def _how(data_set: str) -> str:
-    return HOW_TO_GET.get(data_set.partition("/")[0], "put it there")
+def how_to_get(source: InPlace) -> str:
+    """What to do where a part is missing: the way to the public set, unless the params pin another one."""
+    own = [part.pin.n_images for part in source.parts.values() if part.pin.sha256 is not None]
+    if own:
+        return (
+            f"the params pin {sum(own):,} images that are not the public set: put those there, or pin yours "
+            "(docs/assembly.md)"
+        )
+    return HOW_TO_GET.get(source.folder.partition("/")[0], "put it there")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,26 @@ def _need(table: pd.DataFrame, columns: list[str], where: Path) -> None:
         raise InputError(message)
 
 
+def read_csv(file: Path, columns: list[str], **options: Any) -> pd.DataFrame:
+    """A table of truth that came with photos; ``options`` : of ``pandas.read_csv``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or lacks one of ``columns``.
+    """
+    try:
+        table = pd.read_csv(file, encoding="utf-8", **options)
+    except OSError as error:
+        message = f"{file}: cannot be read ({error.strerror}); it holds the truth about the photos, put it there"
+        raise InputError(message) from error
+    except ValueError as error:  # ParserError and UnicodeDecodeError are ValueErrors
+        message = f"{file}: not a CSV table in UTF-8 ({error})"
+        raise InputError(message) from error
+    _need(table, columns, file)
+    return table
+
+
 def photo_tables(folder: Path, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables of a collection of real photos: ``photos`` and ``boxes``, as :class:`PhotoTables` has them.
 
@@ -118,20 +139,22 @@ def photo_tables(folder: Path, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame
     Raises
     ------
     InputError
-        If index.csv lacks a column, or its counts and boxes do not agree.
+        If index.csv lacks a column or a photo, or its counts and boxes do not agree.
     """
     file = folder / "index.csv"
     if not file.is_file():
-        chunks = PhotoFolder(folder=folder).chunks()
-        names = [text_of(name)[0] for chunk in chunks for name in chunk.names.split(b"\0")]
+        names = _photos_in(folder)
         listing = pd.DataFrame({"file": names, "true_faces": "", "true_boxes_x1_y1_x2_y2": ""}, index=range(len(names)))
     else:
-        try:
-            listing = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
-        except ValueError as error:  # ParserError and UnicodeDecodeError are ValueErrors
-            message = f"{file}: not a CSV table in UTF-8 ({error})"
-            raise InputError(message) from error
-    _need(listing, ["file", "true_faces", "true_boxes_x1_y1_x2_y2"], file)
+        columns = ["file", "true_faces", "true_boxes_x1_y1_x2_y2"]
+        listing = read_csv(file, columns, dtype=str, keep_default_na=False)
+        unnamed = sorted(set(_photos_in(folder)) - set(listing["file"]))
+        if unnamed:
+            message = (
+                f"{file}: does not name {len(unnamed)} of the photos in the folder, such as {unnamed[0]}; name them "
+                "(with an empty count if nobody knows their faces), or take them out"
+            )
+            raise InputError(message)
     photos = pd.DataFrame(
         {
             "photo": listing["file"].astype("str"),
@@ -152,6 +175,11 @@ def photo_tables(folder: Path, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame
     n_faces = photos["photo"].map(boxes["photo"].value_counts()).fillna(0)
     photos["split"] = _halves(photos, n_faces.to_numpy(dtype=np.int64), seed)
     return photos, boxes
+
+
+def _photos_in(folder: Path) -> list[str]:
+    chunks = PhotoFolder(folder=folder).chunks()
+    return [text_of(name)[0] for chunk in chunks for name in chunk.names.split(b"\0")]
 
 
 def _listed_boxes(count: str, listed: str, name: object, where: Path) -> list[list[float]]:

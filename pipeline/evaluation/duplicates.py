@@ -9,6 +9,7 @@ import pandas as pd
 from annotated_types import Interval
 
 from pipeline.core.compute import Compute
+from pipeline.core.errors import InputError
 from pipeline.core.params import section
 from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import ImageSet
@@ -20,6 +21,8 @@ MIRRORED = ("mirror", "hflip")  # look alike, and are no duplicates: finding one
 TRUTH_COLUMNS = ("group", "alteration")
 HALVES = ("tune", "report")
 ALL = "all"
+PAIRS_AT_ONCE = 2**22  # that wait to be merged, of 16 bytes each
+MOST_PAIRS = 2**26  # 1 GB; collapsed codes put every image near every other
 COLUMNS = {
     "half": "str",  # all; or of the groups: tune (where the radius is chosen), report
     "offsets": "bool",  # whether each image is also looked up moved by one pixel
@@ -94,7 +97,7 @@ def accuracy(
     Raises
     ------
     InputError
-        If the set has more images than all pairs can be compared of.
+        If the set has more images than all pairs can be compared of, or the codes have collapsed.
     """
     if any(column not in image_set.index.columns for column in TRUTH_COLUMNS):
         return _frame([])
@@ -148,6 +151,7 @@ def found_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All pairs of images within ``radius``: earlier row, later row, distance; each pair once."""
     n = len(codes)
+    # the first of either list is what was merged so far: each pair once
     keys, distances = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for query, candidate, distance in near_pairs(
         codes, np.arange(n), codes[:, 0], radius=radius, threads=threads, where=where
@@ -156,11 +160,25 @@ def found_pairs(
         early, late = np.minimum(query, candidate)[other], np.maximum(query, candidate)[other]
         keys.append(early * n + late)
         distances.append(distance[other])
+        if sum(map(len, keys[1:])) > max(PAIRS_AT_ONCE, len(keys[0])):
+            keys, distances = _each_pair_once(keys, distances)
+            if len(keys[0]) > MOST_PAIRS:
+                message = (
+                    f"{where}: more than {MOST_PAIRS:,} pairs of {n:,} images within radius {radius}: the codes have "
+                    "collapsed; train the hash model longer, or lower dedup.threshold or duplicate_accuracy.max_radius"
+                )
+                raise InputError(message)
+    (key,), (distance,) = _each_pair_once(keys, distances)
+    return key // n, key % n, distance
+
+
+def _each_pair_once(keys: list[np.ndarray], distances: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Join blocks of pairs; of one that was found several times the smallest distance stays."""
     key, distance = np.concatenate(keys), np.concatenate(distances)
     order = np.lexsort((distance, key))  # the smallest distance of a pair comes first
     key, distance = key[order], distance[order]
     fresh = np.diff(key, prepend=-1) > 0
-    return key[fresh] // n, key[fresh] % n, distance[fresh]
+    return [key[fresh]], [distance[fresh]]
 
 
 def distance_to(codes: np.ndarray, original: np.ndarray) -> np.ndarray:

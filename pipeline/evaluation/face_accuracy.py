@@ -96,6 +96,14 @@ def face_accuracy(
         for n_photos in parallel(_measure_chunk, tasks):
             progress.advance(n_photos)
     found = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    read = boxes["photo"].isin(found["photo"][found["setting"] == READ])
+    for half in SPLITS:
+        if not read[boxes["photo"].map(photos.set_index("photo")["split"]) == half].any():
+            message = (
+                f"{raw}: none of the photos of split '{half}' that have a true box could be read; look at the photos, "
+                "and at the section decoding of the params"
+            )
+            raise InputError(message)
     return _summary(photos, boxes, found, settings)
 
 

@@ -21,11 +21,11 @@ from pipeline.core.scratch import scratch_root
 from pipeline.datasets import idx, sources
 from pipeline.datasets.fetch import FETCH
 from pipeline.datasets.in_place import (
-    HOW_TO_GET,
     ILSVRC_TRAIN_MD5,
     InPlace,
     PinnedPart,
     check_listing,
+    how_to_get,
     listing_sha256,
     open_archive,
 )
@@ -167,7 +167,7 @@ def _svhn(source: sources.SvhnArchive, folder: Path | None) -> Iterator["Entry |
 
 
 def _in_place(name: str, source: InPlace, folder: Path | None, *, hashing: bool) -> Iterator["Entry | _File"]:
-    how = HOW_TO_GET.get(source.folder.partition("/")[0], "put it there")
+    how = how_to_get(source)
     for table, sha256 in source.tables.items():
         path = _first(folder, [f"{source.folder}/{table}"])
         if path:

@@ -159,6 +159,7 @@ TREE = {"n02/b.JPEG": b"1", "n02/a.jpg": b"2", "n01/z.png": b"3", "n01-x/y.webp"
 def test_image_folder(tmp_path, monkeypatch, items_a_chunk):
     monkeypatch.setattr(archives, "ITEMS_A_CHUNK", items_a_chunk)
     write_files(tmp_path, TREE | {"n01/notes.txt": b"no photo", "stray.jpg": b"6", "n04/.keep": b""})
+    write_files(tmp_path, {".ipynb_checkpoints/notes.txt": b"no class"})  # it would be the first
     archive = ImageFolder(folder=tmp_path)
     assert archive.class_names() == ("n01", "n01-x", "n02", "n03", "n04")
     found = items_of(archive)
@@ -199,13 +200,14 @@ def test_photo_folder(tmp_path):
 def test_photo_listing(tmp_path):
     write_files(tmp_path / "in", {"b.jpg": b"1", "a/c.jpg": b"2"})
     write_files(tmp_path, {"secret.jpg": b"3"})
-    keys = ("b.jpg", "a/c.jpg", "missing.jpg", "b.jpg", "../secret.jpg", str(tmp_path / "secret.jpg"), "a", "x\0y")
+    out_of_it = ("../secret.jpg", "a/../../secret.jpg", "a/..", str(tmp_path / "secret.jpg"))
+    keys = ("b.jpg", "a/c.jpg", "missing.jpg", "b.jpg", *out_of_it, "a", "x\0y")
     found = items_of(PhotoListing(folder=tmp_path / "in", keys=keys))
     assert [item.key for item in found] == [*keys[:-1], "x\\0y"]
-    assert [item.content for item in found] == [b"1", b"2", *[None] * 6]
+    assert [item.content for item in found] == [b"1", b"2", *[None] * 8]
     outside = "leads out of the folder"
     gone = "cannot be read: No such file or directory"
-    assert [item.reason for item in found[2:]] == [gone, "duplicate key", outside, outside, "not a file", outside]
+    assert [item.reason for item in found[2:]] == [gone, "duplicate key", *[outside] * 4, "not a file", outside]
     assert len(items_of(PhotoListing(folder=tmp_path / "in", keys=keys), limit=2)) == 2
 
 
@@ -228,6 +230,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
         "n01/up": "link to a folder above it",
         "n02/b.jpg": b"2",
     }
+
+
+def test_a_link_to_the_folder_around_the_archive_is_not_entered(tmp_path):
+    write_files(tmp_path, {"in/a.jpg": b"1", "sibling.jpg": b"2"})
+    (tmp_path / "in/up").symlink_to(tmp_path)
+    found = [(item.key, item.reason) for item in items_of(PhotoFolder(folder=tmp_path / "in"))]
+    assert found == [("a.jpg", ""), ("up", "link to a folder above it")]
 
 
 def test_a_pipe_does_not_hang(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.core.store import no_rejects, open_set, write_set
-from pipeline.datasets.describe import describe, reason_of
+from pipeline.datasets.describe import WHOLE_REASONS, describe, reason_of
 
 
 def image_set(folder, rejects, splits=("train", "train", "test"), labels=(0, 3, -1)):
@@ -75,6 +75,7 @@ def test_of_crops_the_detections_and_the_photos_are_counted_apart(tmp_path):
         ("smaller than 64 px", "smaller than # px"),
         ("animated (12 frames)", "animated"),
         ("truncated or damaged: broken data stream", "truncated or damaged"),
+        *((reason, reason) for reason in WHOLE_REASONS),
     ],
 )
 def test_reasons_are_gathered_by_kind(text, kind):

@@ -691,6 +691,15 @@ def test_a_listing_that_does_not_add_up(tmp_path, line, expected):
     assert expected in str(caught.value)
 
 
+def test_photos_that_the_listing_does_not_name_are_not_passed_over(tmp_path):
+    (tmp_path / "index.csv").write_text(LISTING)
+    for name in ("x/a.jpg", "y/z.jpg", "w.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"photo")
+    with pytest.raises(InputError, match=r"index\.csv: does not name 2 of the photos in the folder, such as w\.jpg"):
+        photo_tables(tmp_path, seed=0)
+
+
 def test_a_listing_without_its_columns(tmp_path):
     (tmp_path / "index.csv").write_text("photo,faces\na.jpg,1\n")
     with pytest.raises(InputError, match="no column file, true_faces, true_boxes_x1_y1_x2_y2"):

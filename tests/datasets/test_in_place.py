@@ -124,7 +124,7 @@ def test_other_files_do_not_count(data, tmp_path):
 
 
 def test_missing_data_is_one_sentence(data, tmp_path, monkeypatch):
-    bedrooms = source(folder="lsun", part="bedroom_train_lmdb", layout="lmdb")
+    bedrooms = source(sha256=None, folder="lsun", part="bedroom_train_lmdb", layout="lmdb")
     text = refusal(bedrooms, tmp_path / "raw")
     assert str(data / "lsun") in text
     assert "https://github.com/fyu/lsun" in text
@@ -132,8 +132,14 @@ def test_missing_data_is_one_sentence(data, tmp_path, monkeypatch):
     assert f"{data}/lsun/bedroom_train_lmdb: no such folder" in refusal(bedrooms, tmp_path / "raw")
     monkeypatch.delenv("GAN_DATA")
     assert "$GAN_DATA/lsun: not there, because GAN_DATA is not set" in refusal(bedrooms, tmp_path / "raw")
-    photos = source(folder="imagenet", part="train", layout="image_folder")
+    photos = source(sha256=None, folder="imagenet", part="train", layout="image_folder")
     assert "https://image-net.org" in refusal(photos, tmp_path / "raw")
+
+
+def test_the_public_set_is_not_recommended_where_another_one_is_pinned(data, tmp_path):
+    text = refusal(source(folder="lsun", part="bedroom_train_lmdb", layout="lmdb"), tmp_path / "raw")
+    assert "the params pin 3 images that are not the public set: put those there, or pin yours" in text
+    assert "https" not in text
 
 
 def test_content_folder_of_data_that_went_away(data, tmp_path, monkeypatch):

@@ -213,7 +213,17 @@ def test_a_download_of_something_else(work, monkeypatch):
 
 def test_a_broken_off_download(work, monkeypatch):
     serve(monkeypatch, {f"{name}.gz": gzip.compress(content)[:-9] for name, content in TOY.items()})
-    assert "truncated or damaged gzip file" in refusal(PINNED)
+    message = refusal(PINNED)
+    assert message.startswith(f"{sources.MNIST_MIRROR}{MNIST_FILES[0]}.gz: truncated or damaged gzip file")
+    assert [path for path in Path(".work").rglob("*") if path.is_file()] == []
+
+
+def test_digits_that_may_not_be_read(raw, monkeypatch):
+    def read_bytes(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert refusal(PINNED).endswith(f"{MNIST_FILES[0]}: cannot be read (Permission denied); see to its permissions")
 
 
 class BreaksOff(io.BytesIO):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.core.compute import Compute
+from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import ImageSet
 from pipeline.datasets import dedup
@@ -117,6 +118,22 @@ def test_pairs_and_distances_against_a_double_loop(radius, moves):
     to_original = distance_to(codes, original)
     for row, other in enumerate(original):
         assert to_original[row] == (129 if other < 0 else distance(codes, row, other))
+
+
+def test_pairs_that_were_merged_on_the_way_are_the_same(monkeypatch):
+    codes = made_codes(made_index())
+    whole = found_pairs(codes, radius=8, threads=1, where=WHERE)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 1)
+    for each, expected in zip(found_pairs(codes, radius=8, threads=1, where=WHERE), whole, strict=True):
+        np.testing.assert_array_equal(each, expected)
+
+
+def test_collapsed_codes_are_refused_before_they_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 10)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 100)
+    codes = np.zeros((40, 9, 16), dtype=np.uint8)
+    with pytest.raises(InputError, match="more than 100 pairs of 40 images within radius 8: the codes have collapsed"):
+        found_pairs(codes, radius=8, threads=1, where=WHERE)
 
 
 # ---- the curve ------------------------------------------------------------------------------------------------------

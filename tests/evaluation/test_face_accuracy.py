@@ -14,7 +14,7 @@ from pipeline.datasets.decode import Decoding
 from pipeline.datasets.embedded import heads
 from pipeline.datasets.embedded.photos import jpeg, photographs
 from pipeline.datasets.faces import FaceDetector, Haar, YuNet, find_faces, match
-from pipeline.datasets.photo_tables import photo_tables
+from pipeline.datasets.photo_tables import photo_tables, read_tables
 from pipeline.evaluation import face_accuracy as accuracy
 from pipeline.evaluation.face_accuracy import FaceSweep
 from pipeline.evaluation.intervals import wilson
@@ -243,6 +243,13 @@ def test_a_photo_that_cannot_be_read_is_left_out(raw):
     (raw / "2.jpg").write_bytes(b"not a picture")
     train = cells(measure(raw), "train", configured=True)
     assert train.loc["all", ["n_photos", "n_true", "n_found", "n_detected"]].tolist() == [3, 2, 2, 3]
+
+
+def test_a_half_of_which_no_photo_can_be_read(raw):
+    for name in read_tables(raw).photos.query("split == 'test'")["photo"]:
+        (raw / name).write_bytes(b"no photo")
+    with pytest.raises(InputError, match=r"none of the photos of split 'test' that have a true box could be read"):
+        measure(raw)
 
 
 def test_without_labelled_photos_there_is_nothing_to_say(raw):

@@ -169,7 +169,8 @@ def test_what_is_missing_says_where_it_belongs(project, data):
     found = states(project)
     url = "http://ufldl.stanford.edu/housenumbers/train_32x32.mat"
     assert found["train_32x32.mat"] == ("missing", f"the stage downloads {url}, or put it there")
-    assert found["images"] == ("missing", "put it there")
+    pinned = "the params pin 2 images that are not the public set: put those there, or pin yours (docs/assembly.md)"
+    assert found["images"] == ("missing", pinned)
     lines = data_check.lines_of("laptop", data_check.check("laptop", project))
     assert any(line.startswith(f"  svhn     MISSING     {data}/SVHN/train_32x32.mat: ") for line in lines)
     assert lines[-1] == "3 missing: see above what to do"

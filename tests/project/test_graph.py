@@ -111,6 +111,13 @@ def test_command_is_run_in_place_and_gets_the_params_file_first(stage):
     assert {relative(dep) for dep in stage.params} <= {params_file(stage)}
 
 
+@each_stage
+def test_what_computes_on_the_device_is_put_behind_the_launcher(stage):
+    """``srun -G1`` before a training and not before the search that follows would leave that to the login node."""
+    computes = any("compute" in dep.params for dep in stage.params)
+    assert ("${GAN_LAUNCH:-}" in stage.cmd) == computes
+
+
 def params_file(stage):
     return Path(stage.path).relative_to(ROOT).with_name("params.yaml")
 
