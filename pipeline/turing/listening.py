@@ -76,5 +76,15 @@ def run(app: "ASGIApp", bound: socket.socket, hosts: Hosts, what: str) -> None:
 
 def _address(bound: socket.socket, hosts: Hosts) -> str:
     name, port = bound.getsockname()[:2]
-    name = socket.gethostname() if name in ("0.0.0.0", "::") else hosts.bound  # noqa: S104 - where it was asked for
+    name = _address_in_network() if name in ("0.0.0.0", "::") else hosts.bound  # noqa: S104 - where it was asked for
     return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+
+
+def _address_in_network() -> str:
+    """In digits, as phones rarely find a machine by its name; the name where there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # chooses the way out and sends nothing; nobody has this address (RFC 5737)
+        except OSError:
+            return socket.gethostname()
+        return probe.getsockname()[0]

@@ -768,6 +768,7 @@ def test_it_says_where_it_is_and_warns_of_the_network(monkeypatch, capsys, host,
     said = capsys.readouterr()
     assert re.fullmatch(rf"Here: http://[\w.-]+:{port}/ \(Ctrl-C stops the server\)\n", said.out)
     assert ("127.0.0.1" in said.out) != warns
+    assert Hosts(host).allow(said.out.split("/")[2])  # whoever opens it there is let in
     assert ("warning: 0.0.0.0 is reachable from other machines" in said.err) == warns
 
 
