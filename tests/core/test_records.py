@@ -98,6 +98,7 @@ def test_counts_have_no_decimals_and_shares_have_two():
         (1424.0, "errors_of_10000", 45.0, "1,424 ± 45"),
         (93.0, "errors_of_10000", 6.5, "93.0 ± 6.5"),
         (120.8, "errors_of_10000", None, "120.8"),
+        (157.00000000000003, "errors_of_10000", None, "157"),
         (3.0, "votes", None, "3"),
         (3.0, "percent", None, "3.00"),
         (0.0, "share", 0.0, "0.00 ± 0.00"),

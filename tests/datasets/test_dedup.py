@@ -128,6 +128,13 @@ def test_groups_against_a_double_loop(radius, moves, monkeypatch):
     assert 1 < len(set(expected)) < 70
 
 
+def test_an_image_equal_to_another_is_still_looked_up_moved():
+    """Images of equal codes may differ once moved: here only the second one's moved code is the third one's."""
+    same, third, *others = random_codes(4)
+    codes = np.array([[same, others[0]], [same, third], [third, others[1]]])
+    assert groups(codes, radius=0, threads=1, where=WHERE).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("radius", [0, 1, 2, 3, 4, 9])
 def test_near_pairs_against_a_double_loop(radius):
     codes = clustered_codes(60, moves=2)
@@ -368,6 +375,15 @@ def test_chained_groups_stop(tmp_path, network):
     with pytest.raises(InputError, match=r"the group of 'lsun/02' has 3 of 18 images; expected at most 10.0%"):
         run(image_set, network, tmp_path, dataclasses.replace(CONFIG, max_group_share=0.1))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pair_is_no_chain_however_small_the_set(tmp_path, network):
+    image_set, config = made_set(tmp_path / "set"), dataclasses.replace(CONFIG, max_group_share=0.05)
+    image_set.index["split"] = ["train"] * 9 + ["validation"] + ["train"] + ["validation"] * 13  # without row 9
+    assert values(run(image_set, network, tmp_path / "pair", config))["largest_group"] == 2
+    image_set.index["split"] = ["train"] * 10 + ["validation"] * 14
+    with pytest.raises(InputError, match=r"the group of 'lsun/02' has 3 of 10 images"):
+        run(image_set, network, tmp_path / "three", config)
 
 
 def test_collapsed_codes_write_nothing(tmp_path, network):

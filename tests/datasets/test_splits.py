@@ -57,7 +57,6 @@ def test_shares_are_proportional_as_far_as_ranks_allow(n_of_classes, shares, see
     assert off_proportion(n_of_classes, shares, seed) <= 1 + max(n_of_classes) * classes / n
 
 
-# strict: as soon as the bug is mended, this mark goes
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(st.integers(1, 20), st.integers(1, 10), SHARES, SEEDS)
 def test_classes_of_equal_size_are_shared_within_one_example(n_of_class, classes, shares, seed):
@@ -75,6 +74,12 @@ def test_divisible_classes_are_shared_exactly():
     }
     plain = counts(stratified_split(labels, sizes, seed=3, stratified=False, where="params"), labels, sizes)
     assert plain["test"].tolist() != [10] * 10  # the check above can fail
+
+
+def test_uneven_classes_are_cut_at_the_middle_of_their_ranks():
+    labels, sizes = np.repeat(np.arange(3), [1, 9, 90]), {"train": 50, "test": 50}
+    found = counts(stratified_split(labels, sizes, seed=3, stratified=True, where="params"), labels, sizes)
+    assert {name: values.tolist() for name, values in found.items()} == {"train": [1, 4, 45], "test": [0, 5, 45]}
 
 
 def test_mnists_own_class_sizes_are_shared_within_one_example():

@@ -214,6 +214,31 @@ def test_a_learnable_problem_is_learnt(tmp_path, batch_norm, precision):
     assert (row["n_labels"], row["n_validation"], row["n_test"]) == (48, 48, 48)
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "beta1", "l2", "initial_std", "dropout"])
+def test_every_setting_of_a_trial_is_used(tmp_path, monkeypatch, name):
+    """Two epochs with it and with another value of it: other weights. And Adam has the very values."""
+    adams, adam = [], torch.optim.Adam
+
+    def seen(*arguments, **settings):
+        adams.append(adam(*arguments, **settings))
+        return adams[-1]
+
+    monkeypatch.setattr(torch.optim, "Adam", seen)
+    trials = [LEARNABLE, dataclasses.replace(LEARNABLE, **{name: 0.6 * getattr(LEARNABLE, name)})]
+    data = read_data(made_set(tmp_path), CONFIG)
+    for trial in trials:
+        trained_row(trial, data, changed(max_epochs=2), COMPUTE)
+    for trial, used in zip(trials, adams, strict=True):
+        (group,) = used.param_groups
+        assert (group["lr"], group["betas"], group["weight_decay"]) == (
+            trial.learning_rate,
+            (trial.beta1, 0.999),
+            trial.l2,
+        )
+    weights = [used.param_groups[0]["params"][0] for used in adams]
+    assert not torch.equal(*weights)
+
+
 def scripted(monkeypatch, errors: list[float]) -> list[int]:
     """Validation errors as given, one an epoch; the numbers of images that were judged."""
     judged, waiting = [], iter(errors)

@@ -206,6 +206,10 @@ def test_the_share_of_right_results_in_a_linear_world():
     # pictures are linear in z, but for rounding and clipping
     assert table.loc[("pixels", 3), "share"] == pytest.approx(table.loc[("z", 3), "share"], abs=0.04)
     assert table.loc[("start", 3), "n_right"] == 0, "C has not got a"
+    problems = draw_problems(Sees().chooser(images), config)
+    for n in (1, 3):
+        start = torch.stack([z[problem.exemplars[2, :n]].mean(dim=0) for problem in problems])
+        assert any(drawn.shape == start.shape and torch.allclose(drawn, start) for drawn in world.drawn)
     assert 0.1 < table.loc[("chance", 0), "share"] < 0.4, "one of four"
     assert (table["n_kinds"] == 24).all()
     assert (table["n_kinds_left_out"] == 0).all()

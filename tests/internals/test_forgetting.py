@@ -152,6 +152,44 @@ def test_the_map_that_draws_windows_is_found_and_forgotten(found):
         assert controls["windows"].max() == before["windows"]
 
 
+class Blind(Detector):
+    """Sees nothing anywhere."""
+
+    def __init__(self) -> None:
+        pass
+
+    def detect(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {part: np.full((len(images), 4), np.nan) for part in ("window", "bed")}
+
+
+def test_one_detector_says_where_windows_are_and_another_counts(found):
+    unlike = forget_windows(planted(), None, Detectors(labeller=Colours(), counter=Blind()), CONFIG)
+    pd.testing.assert_frame_equal(unlike.classifier, found.classifier)
+    assert (unlike.forgetting[["windows", "beds", "windows_kept", "beds_kept"]] == 0).all(axis=None)
+    assert len(forget_windows(planted(), None, Detectors(labeller=Blind(), counter=Colours()), CONFIG).classifier) == 0
+
+
+def test_exactly_the_maps_of_a_row_are_dropped(found):
+    generator = planted()
+    z = generator.draw_z(20, 0, "judged z")
+    boxes = detected_windows(Colours(), generator.images(generator.deck(24)))
+    before, rows = generator.images(z), iter(found.forgetting.itertuples())
+    first = z[forgetting._shown(Colours(), before)]
+    for number in forgetting.LAYERS:
+        layer = forgetting.classified(generator, generator.deck(24), boxes, number, CONFIG)
+        for dropped, draw, which in forgetting.droppings(layer, CONFIG):
+            row = next(rows)
+            assert (row.dropped, row.draw, row.n_dropped) == (dropped, draw, len(which))
+            after = images_without(generator, generator.maps(z, rows=number), which, rows=number)
+            assert row.pixel_change == pytest.approx(mean_change(before, after))
+        if layer.name == "8x8":
+            for name, like in (("random", layer.windows), ("random_strongest", layer.strongest)):
+                which = random_maps(layer.n_maps, len(like), CONFIG.seed, 0)
+                expected = images_without(generator, generator.maps(first, rows=number), which, rows=number)
+                np.testing.assert_array_equal(found.pictures[name], expected)
+    assert next(rows, None) is None
+
+
 def test_the_tables_have_all_rows_in_order(found):
     assert list(found.forgetting.columns) == list(FORGETTING_COLUMNS)
     rows = [(row.layer, row.dropped, row.draw) for row in found.forgetting.itertuples()]

@@ -18,7 +18,7 @@ from pipeline.core.store import write_set
 from pipeline.internals.annotations import Exemplars, Turn, generator_sha256
 from pipeline.internals.face_attributes import Seen
 from pipeline.internals.frozen import Reference, frozen_generator
-from pipeline.internals.turn import COLUMNS, TurnVector, chosen_exemplars, measure, turn, turn_vector, turned
+from pipeline.internals.turn import COLUMNS, OTHERS, TurnVector, chosen_exemplars, measure, turn, turn_vector, turned
 from pipeline.models import store
 from pipeline.models.build import ColourArchitecture, build_generator
 from pipeline.models.dcgan import PAPER
@@ -30,6 +30,7 @@ REFERENCE = Reference(seed=5, n_images=4)
 CONFIG = TurnVector(seed=2, n_exemplars=4, extreme_share=0.05, n_coefficients=11, n_judged=8, n_draws=2)
 ARCHITECTURE = ColourArchitecture(name="dcgan_64", z="uniform", z_dim=3, filters=1, variant=PAPER)
 N_DECK = 200
+JUDGES_YAW = 1000.0  # so that it is never taken for the chooser
 
 
 class LinearWorld:
@@ -49,13 +50,14 @@ class LinearWorld:
 
 
 class Sees:
-    """Networks that see yaw in the first channel."""
+    """Networks that see yaw in the first channel; the judge sees 1,000 degrees more, and the attributes besides."""
 
     def chooser(self, images: np.ndarray) -> Seen:
-        yaw = images[:, 0, 0, 0] - 127.5
-        return Seen(probability=np.zeros((len(images), 3)), yaw=yaw)
+        return Seen(probability=np.zeros((len(images), 3)), yaw=images[:, 0, 0, 0] - 127.5)
 
-    judge = chooser
+    def judge(self, images: np.ndarray) -> Seen:
+        level = images[:, 0, 0, 0] / 255
+        return Seen(probability=np.stack([level, level / 2, level / 3], axis=1), yaw=255 * level + JUDGES_YAW - 127.5)
 
 
 def whole(attributes: Sees | None, annotated: Exemplars | None, config: TurnVector = CONFIG):
@@ -104,7 +106,9 @@ def test_yaw_of_every_sample_and_coefficient():
     table = measure(images, np.array([-1.0, 0, 1]), Sees())  # pyright: ignore[reportArgumentType]
     assert table["sample"].tolist() == [0, 0, 0, 1, 1, 1]
     assert table["coefficient"].tolist() == [-1, 0, 1] * 2
-    assert table["yaw"].tolist() == [level - 127.5 for level in range(0, 60, 10)]
+    assert table["yaw"].tolist() == pytest.approx([level + JUDGES_YAW - 127.5 for level in range(0, 60, 10)])
+    for number, name in enumerate(OTHERS):
+        assert table[name].tolist() == pytest.approx([level / 255 / (number + 1) for level in range(0, 60, 10)])
 
 
 def test_in_a_linear_world_faces_turn():
@@ -113,12 +117,17 @@ def test_in_a_linear_world_faces_turn():
     np.testing.assert_allclose(pictures["coefficients"], np.arange(-5, 6) / 5)
     assert len(table) == 2 * 8 * 11
     assert table["draw"].tolist() == [0] * 88 + [1] * 88
-    np.testing.assert_array_equal(table["yaw"][:55], pictures["images"][:, :, 0, 0, 0].ravel() - 127.5)
+    seen = pictures["images"][:, :, 0, 0, 0].ravel() + JUDGES_YAW - 127.5
+    np.testing.assert_allclose(table["yaw"][:55], seen)
     for _, mine in table.groupby(["draw", "sample"]):
         slope = np.polyfit(mine["coefficient"], mine["yaw"], 1)[0]
         assert 34 < slope < 42, "half of right minus left: about one in the first coordinate"
     faces = LinearWorld().draw_z(8, 2, "turned faces")
     np.testing.assert_array_equal(pictures["images"][:, 5], LinearWorld().images(faces[:5]))
+    for draw in (0, 1):  # each draw turns faces of its own
+        faces = LinearWorld().images(LinearWorld().draw_z(8, 2, "turned faces", draw))[:, 0, 0, 0]
+        straight = table[(table["draw"] == draw) & (table["coefficient"] == 0)]["yaw"]
+        np.testing.assert_allclose(straight, faces + JUDGES_YAW - 127.5)
 
 
 def test_five_are_shown_even_if_fewer_are_judged():

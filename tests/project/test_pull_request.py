@@ -222,6 +222,14 @@ def test_counts_are_whole_and_small_shares_are_no_zero(project):
     assert "| `classifier_recall [share]` |  | 0.00080 | 0.0012 | +0.0004 ↑ better |" in text
 
 
+def test_the_larger_spread_of_both_sides_counts(project):
+    commit(project, table(REAL, GAN.replace("0.5", "2"), DCGAN))
+    git(project, "branch", "--force", "wide")
+    text = comment(project, table(REAL, GAN.replace("16.9,0.5", "17.9,0.1"), DCGAN), base="wide")
+    assert "+1.00 ↑ worse | 0.5 times the spread over seeds: within |" in text
+    assert "| Tables | 1 number changed, 0 by more than the spread; 2 unchanged |" in text
+
+
 def test_a_row_without_spread_and_one_whose_spread_is_zero(project):
     commit(project, table(REAL, GAN.replace("0.5", "0")))
     git(project, "branch", "--force", "zero")

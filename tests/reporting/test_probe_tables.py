@@ -295,7 +295,7 @@ def test_fewer_test_images_reduce_the_test_error_of_the_trials_alone(tmp_path):
 @pytest.mark.parametrize("name", TABLES)
 def test_committed_tables_follow_the_contract(root, profile, name):
     path = root / f"reports/{profile}/tables/{name}.csv"
-    if not path.exists():
+    if profile != "embedded" and not path.exists():
         pytest.skip(f"profile {profile} has no committed {name}")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

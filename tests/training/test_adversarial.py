@@ -261,6 +261,21 @@ def test_seeds_do_not_depend_on_each_other(tmp_path: Path):
         assert not torch.equal(together.tensors[name.replace("seed3", "seed0")], tensor)
 
 
+def test_z_is_another_one_in_every_step_and_of_every_seed(monkeypatch: pytest.MonkeyPatch):
+    run, drawn = tiny_run(), []
+
+    def seen(*arguments: object) -> torch.Tensor:
+        drawn.append(adversarial_draw(*arguments))
+        return drawn[-1]
+
+    adversarial_draw = adversarial.draw_z
+    monkeypatch.setattr(adversarial, "draw_z", seen)
+    state = RunState(networks=adversarial.initial_networks(run, COMPUTE, 0))
+    for seed, step in ((0, 0), (0, 1), (3, 0), (3, 1)):
+        adversarial.training_step(state, run, COMPUTE, batches_of(run), seed, step)
+    assert len({z.numpy().tobytes() for z in drawn}) == 4
+
+
 @pytest.mark.parametrize("spoilt", [0, 1], ids=["generator", "discriminator"])
 def test_nan_at_the_end_of_an_epoch_stops_before_it_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: int

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made_runs import made_run
+from made_semisup import made_players, made_semisup
 
 from pipeline.core.compute import Compute, autocast
 from pipeline.core.errors import InputError
@@ -25,6 +26,8 @@ from pipeline.training.checkpoint import (
     stacked,
     write_checkpoint,
 )
+from pipeline.training.labelled_batches import Member
+from pipeline.training.semisupervised import GroupState
 from pipeline.training.updates import gradient_norm, update_discriminator, update_generator
 
 COMPUTE = Compute(device="cpu", threads=1, precision="fp32")
@@ -222,6 +225,23 @@ def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, lacking: s
         restoring(path, state, ("step", "history"), what="a toy") as found,
     ):
         assert found["sum"].item() == 0
+
+
+LOSSES = [1.0, 1.0, float("nan"), 1.0, float("nan"), 1.0]  # of steps 1 to 6
+
+
+def test_the_first_bad_step_is_told():
+    state = fresh_state()
+    for state.step, loss in enumerate(LOSSES):
+        state.add("g", torch.tensor([loss]))
+    assert state.bad_step() == 3
+
+
+def test_the_first_bad_step_of_a_group_is_told():
+    state = GroupState(players=made_players(made_semisup(), [Member(0, 4)]))
+    for state.step, loss in enumerate(LOSSES):
+        state.add(unsupervised_loss=torch.tensor([loss]))
+    assert state.bad_step() == 3
 
 
 def test_clock_is_due_once_an_interval(monkeypatch: pytest.MonkeyPatch):

@@ -211,6 +211,37 @@ def test_a_step_moves_both_networks_by_adam_and_not_the_reference():
         assert state.sums[f"{name[0]}_gradient"].item() == pytest.approx(norm, rel=1e-4)
 
 
+def test_every_tower_of_every_step_draws_its_own_inputs_and_noise(monkeypatch: pytest.MonkeyPatch):
+    run, drawn = made_run(towers=2), []
+
+    def seen(*arguments: Any) -> torch.Tensor:
+        drawn.append(draw_inputs(*arguments))
+        return drawn[-1]
+
+    def noise(discriminator: torch.nn.Module, streams: Sequence[torch.Generator]) -> None:
+        drawn.append(streams[0].get_state().float())
+        set_noise(discriminator, streams)
+
+    monkeypatch.setattr(imagenet128, "draw_inputs", seen)
+    monkeypatch.setattr(imagenet128, "set_noise", noise)
+    state = State(networks=initial_networks(run, COMPUTE, 0, n_classes=3))
+    batches = Batches(made_set(8), run, seed=0, device="cpu")
+    for seed, step in ((0, 0), (0, 1), (5, 1)):
+        training_step(state, run, COMPUTE, batches, seed, step)
+    assert len(drawn) == 12  # three steps of two towers
+    for of_one_kind in (drawn[::2], drawn[1::2]):
+        digests = {hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in of_one_kind}
+        assert len(digests) == 6
+
+
+def test_adam_has_the_settings_of_the_params():
+    run = made_run(learning_rate=0.01, beta1=0.3, beta2=0.7, adam_epsilon=1e-3)
+    networks = initial_networks(run, COMPUTE, 0, n_classes=3)
+    for adam in (networks.generator_adam, networks.discriminator_adam):
+        (group,) = adam.param_groups
+        assert (group["lr"], group["betas"], group["eps"]) == (0.01, (0.3, 0.7), 1e-3)
+
+
 def test_gradients_of_towers_are_averaged():
     """Two towers: another update than one tower of twice the batch, as each has its own statistics."""
     run = made_run(towers=2)

@@ -14,6 +14,7 @@ from made_semisup import (
     made_batches,
     made_players,
     made_semisup,
+    made_set,
     made_techniques,
     parameters_of,
     state_of,
@@ -21,11 +22,11 @@ from made_semisup import (
 from torch import nn
 
 from pipeline.core.compute import autocast
-from pipeline.models.improved import Discriminator, draw_z
+from pipeline.models.improved import Discriminator, draw_z, image_shape, initialise_discriminator
 from pipeline.models.improved_layers import VirtualBatchNorm, set_noise
 from pipeline.training import labelled_batches, semisupervised
 from pipeline.training.averaging import HistoricalAverage
-from pipeline.training.labelled_batches import Member, SemisupervisedBatch
+from pipeline.training.labelled_batches import Member, SemisupervisedBatch, SemisupervisedBatches
 from pipeline.training.semisupervised import GroupState, Run
 
 by_case = pytest.mark.parametrize("case", CASES)
@@ -43,6 +44,34 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+# ---- the initial state ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("case", "labelled"), [("dense", False), ("minibatch digits", False), ("conv", True)])
+def test_which_images_set_the_scales(monkeypatch: pytest.MonkeyPatch, case: str, labelled: bool):
+    """MNIST: the first 500 training images; CIFAR-10 and SVHN: labelled ones, tiled to 500 (facts of section 7)."""
+    run, seen = CASES[case], []
+    channels, height, width = image_shape(run.architecture)
+    image_set = made_set((height, width, channels), n=700)  # 560 to be trained on
+
+    def initialise(a: object, discriminator: object, images: torch.Tensor, streams: object) -> None:
+        seen.append(images)
+        initialise_discriminator(a, discriminator, images, streams)
+
+    monkeypatch.setattr(semisupervised, "initialise_discriminator", initialise)
+    served = SemisupervisedBatches(
+        image_set, members=MEMBERS[:1], n_labels=20, n_classes=10, batch_size=8, pixels=run.pixels, device="cpu"
+    )
+    semisupervised.initial_players(run, COMPUTE, MEMBERS[:1], served)
+    (images,) = seen
+    assert images.shape == (1, 500, channels, height, width)
+    subset = labelled_batches.to_network(image_set.images[served.labelled_rows[0]], run.pixels, "cpu")
+    known = {image.numpy().tobytes() for image in subset}
+    found = [image.contiguous().numpy().tobytes() for image in images[0]]
+    assert len(set(found)) == (20 if labelled else 500)
+    assert (set(found) == known) == labelled
 
 
 # ---- members beside each other --------------------------------------------------------------------------------------
