@@ -24,7 +24,7 @@ from pipeline.core.gan_data import data_folder
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.core.seeding import numpy_stream
-from pipeline.core.store import ImageSet, check_set, write_arrays
+from pipeline.core.store import check_set, write_arrays
 from pipeline.datasets.archives import (
     PHOTO_SUFFIXES,
     Archive,
@@ -582,12 +582,6 @@ def counts(index: pd.DataFrame, rejects: pd.DataFrame) -> FaceCounts:
         kept=len(index),
         left_out={str(reason): int(n) for reason, n in of_boxes["reason"].value_counts().sort_index().items()},
     )
-
-
-def random_crops(faces: ImageSet, n: int, seed: int) -> np.ndarray:
-    """Up to ``n`` faces of the set at random: uint8 (n, size, size, 3)."""
-    order = numpy_stream(seed, "faces/kept").permutation(len(faces.images))[:n]
-    return np.asarray(faces.images[np.sort(order)])
 
 
 def rejected_crops(raw: Path, rejects: pd.DataFrame, n: int, seed: int, *, size: int, decoding: Decoding) -> np.ndarray:

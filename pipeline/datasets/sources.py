@@ -21,7 +21,6 @@ from pipeline.core.gan_data import data_folder
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.datasets import idx
-from pipeline.datasets.archives import is_there
 
 MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_FILES = (
@@ -106,7 +105,7 @@ def _mnist_file(name: str, expected: str) -> bytes:
     folder = data_folder()
     if folder is not None:
         for candidate in (folder / "MNIST/raw" / name, folder / "MNIST/raw" / f"{name}.gz"):
-            if is_there(candidate):
+            if _is_there(candidate):
                 content = idx.read_bytes(candidate)
                 idx.decode(content, candidate)
                 check_sha256(candidate, content, expected)
@@ -155,14 +154,14 @@ def fetch_cifar10(out: Path, source: Cifar10Archive) -> None:
     _check_names("fetch.cifar10.official.md5", source.md5, "the set", (CIFAR10_ARCHIVE, *CIFAR10_FILES))
     folder = data_folder()
     unpacked = None if folder is None else folder / CIFAR10_FOLDER
-    lacking = [name for name in CIFAR10_FILES if unpacked is None or not is_there(unpacked / name)]
+    lacking = [name for name in CIFAR10_FILES if unpacked is None or not _is_there(unpacked / name)]
     archive = None if folder is None else folder / CIFAR10_ARCHIVE
     with whole_directory(out) as partial:
         (partial / CIFAR10_FOLDER).mkdir()
         if unpacked is not None and not lacking:
             for name in CIFAR10_FILES:
                 _copy(unpacked / name, partial / CIFAR10_FOLDER / name, source.md5[name])
-        elif archive is not None and is_there(archive):
+        elif archive is not None and _is_there(archive):
             _unpack_cifar10(archive, partial / CIFAR10_FOLDER, source.md5, where=str(archive))
         else:
             here = f" (it lacks {', '.join(lacking)})" if 0 < len(lacking) < len(CIFAR10_FILES) else ""
@@ -203,7 +202,7 @@ def fetch_svhn(out: Path, source: SvhnArchive) -> None:
 
 def _svhn_file(folder: Path | None, name: str) -> Path | None:
     candidates = [] if folder is None else [folder / "SVHN" / name, folder / name]
-    return next((file for file in candidates if is_there(file)), None)
+    return next((file for file in candidates if _is_there(file)), None)
 
 
 def _unpack_cifar10(archive: Path, target: Path, md5: dict[str, str], *, where: str) -> None:
@@ -262,6 +261,13 @@ def _check_md5(where: str, found: str, expected: str) -> None:
 
 
 # Errors of reading become sentences at once: later they would be taken for errors of writing the output.
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError as error:  # a folder that may not be entered
+        raise _unreadable(str(file), error) from error
 
 
 def _open(file: Path, where: str) -> IO[bytes]:

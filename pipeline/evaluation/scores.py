@@ -61,11 +61,6 @@ def class_score(probabilities: np.ndarray, n_splits: int = 10) -> np.ndarray:
     return np.array([np.exp(_divergence(part).mean()) for part in parts])
 
 
-def mean_and_spread(scores: np.ndarray) -> tuple[float, float]:
-    """Mean and population standard deviation over the splits (divided by n, not n - 1): the paper's 11.24 and .12."""
-    return float(np.mean(scores)), float(np.std(scores, ddof=0))
-
-
 def image_divergence(probabilities: np.ndarray) -> np.ndarray:
     """KL(p(y|x) || p(y)) of each image, p(y) over all of them: what the "top 1 %" of the samples are ranked by.
 

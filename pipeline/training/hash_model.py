@@ -25,6 +25,7 @@ from pipeline.models.hash_autoencoder import (
 )
 from pipeline.models.store import load_into, named_tensors
 from pipeline.training.checkpoint import CheckpointClock, adam_tensors, restore_adam, restoring, write_checkpoint
+from pipeline.training.health import check_finite
 
 PLAIN = ("step", "history")  # of the state, beside tensors
 
@@ -54,6 +55,11 @@ class HashState:
     # since the epoch began
     loss_sum: torch.Tensor  # float64, over images
     active: torch.Tensor  # int64 (128,), images that each unit responded to
+
+    def bad_step(self) -> int:
+        """Number of this step if its epoch's loss or a weight is not finite, which no checkpoint must hold; else 0."""
+        found = [self.loss_sum, *self.network.parameters()]
+        return 0 if all(bool(values.isfinite().all()) for values in found) else self.step
 
     def log(self, config: HashModel, *, epoch: int, n_images: int) -> None:
         """Add the epoch's row to the history and begin the next epoch's sums."""
@@ -110,9 +116,12 @@ def train(image_set: ImageSet, config: HashModel, compute: Compute, scratch: Pat
             chosen = rows[order[position * config.batch_size : (position + 1) * config.batch_size]]
             small = downsampled(image_set.images[chosen], image_set.path)
             training_step(state, config, inputs_of(small, compute.device))
+            due = clock.due() or state.step == total
+            if due or state.step % per_epoch == 0:
+                check_finite(state.bad_step(), run="hash model", kept=checkpoint)
             if state.step % per_epoch == 0:
                 state.log(config, epoch=epoch, n_images=len(rows))
-            if clock.due() or state.step == total:
+            if due:
                 save(checkpoint, state)
             progress.advance(1)
     tensors = named_tensors(f"seed{config.seed}/autoencoder", state.network)

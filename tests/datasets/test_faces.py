@@ -534,12 +534,7 @@ def test_photos_left_in_place_are_the_pinned_ones(in_place, listed):
 
 
 def test_sheets_of_crops(raw):
-    image_set, rejects = detect(raw)
-    shown = faces.random_crops(image_set, 3, seed=1)
-    assert shown.shape == (3, 16, 16, 3)
-    assert (shown == faces.random_crops(image_set, 3, seed=1)).all()
-    assert all((image == image_set.images).all(axis=(1, 2, 3)).any() for image in shown)
-    assert len(faces.random_crops(image_set, 100, seed=1)) == 4
+    _, rejects = detect(raw)
     boxes = rejects[rejects["x1"].notna()]
     crops = faces.rejected_crops(raw, rejects, 100, seed=0, size=16, decoding=DECODING)
     assert crops.shape == (len(boxes), 16, 16, 3)

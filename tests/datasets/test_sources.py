@@ -219,10 +219,14 @@ def test_a_broken_off_download(work, monkeypatch):
 
 
 def test_digits_that_may_not_be_read(raw, monkeypatch):
-    def read_bytes(path):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    read_bytes = Path.read_bytes
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    def refused(path):
+        if path.name in MNIST_FILES:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
     assert refusal(PINNED).endswith(f"{MNIST_FILES[0]}: cannot be read (Permission denied); see to its permissions")
 
 

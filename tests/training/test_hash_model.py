@@ -170,3 +170,10 @@ def test_checkpoints_that_are_none(tmp_path):
     write_tensors(path, {"autoencoder/encoder.weight": torch.zeros(3, 3)})
     with pytest.raises(InputError, match="'autoencoder' is not this network"):
         restore(path, initial_state(CONFIG, COMPUTE))
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
+    config = dataclasses.replace(CONFIG, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"^hash model: a loss or a weight is NaN or infinite in step 3"):
+        train(made_set(), config, COMPUTE, tmp_path)
+    assert list(tmp_path.iterdir()) == []
