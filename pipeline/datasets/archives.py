@@ -205,7 +205,7 @@ class ImageFolder:
             sorted(
                 os.fsdecode(entry.name)
                 for entry in _listing(self.folder)
-                if _is_folder(entry) and not (entry.name.startswith(b".") and not _has_photos(self.folder, entry))
+                if _is_folder(entry) and (not entry.name.startswith(b".") or _has_photos(self.folder, entry))
             )
         )
         if not found:
