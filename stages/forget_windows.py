@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
 from pipeline.core import compute, params, records, stage
 from pipeline.core.store import open_set, write_arrays
 from pipeline.internals import forgetting
@@ -31,8 +29,7 @@ def main(
     check_size(generator.architecture, open_set(images), model)
     boxes = read_boxes(annotations, generator=generator, n_images=config.n_labelled)
     finds = read_detectors(detector, machine)
-    with threadpool_limits(machine.threads):  # NumPy's BLAS was loaded with all cores; they decide the last bits
-        found = forgetting.forget_windows(generator, boxes and boxes.boxes, finds, config)
+    found = forgetting.forget_windows(generator, boxes and boxes.boxes, finds, config)
     write_arrays(out, **found.pictures)
     records.write_parquet(out_forgetting, found.forgetting)
     records.write_parquet(out_classifier, found.classifier)

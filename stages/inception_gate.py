@@ -6,8 +6,6 @@ Its content is ``{"sha256", "score"}``, or ``{"not_run": sentence}`` where this 
 import json
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
 from pipeline.core import compute, params, stage
 from pipeline.core.files import write_text
 from pipeline.core.scratch import scratch
@@ -28,8 +26,7 @@ def main(params_file: Path, images: Path, out: Path) -> None:
         config=config,
         **compute.record(machine),
     ) as folder:
-        with threadpool_limits(machine.threads):  # NumPy's BLAS was loaded with all cores; they decide the last bits
-            found = scoring.run_gate(image_set, config, machine, folder)
+        found = scoring.run_gate(image_set, config, machine, folder)
         write_text(out, json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 

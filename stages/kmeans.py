@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
 from pipeline.core import compute, params, stage
 from pipeline.core.scratch import scratch
 from pipeline.core.store import open_set
@@ -19,8 +17,7 @@ def main(params_file: Path, images: Path, out: Path) -> None:
     record = compute.record(machine) | {"precision": "fp32"}  # whatever compute.precision says
     inputs = {"script": Path("stages/kmeans.py"), "data": [images], "config": config, **record}
     with scratch(stage.name(f"kmeans@{out.name}"), **inputs) as folder:
-        with threadpool_limits(machine.threads):  # NumPy's BLAS was loaded with all cores; they decide the last bits
-            kmeans.kmeans_features(image_set, out, config=config, compute=machine, scratch=folder)
+        kmeans.kmeans_features(image_set, out, config=config, compute=machine, scratch=folder)
         stage.counted(images=len(image_set.images))
 
 

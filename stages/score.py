@@ -7,8 +7,6 @@ network.
 import json
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
 from pipeline.core import compute, params, records, stage
 from pipeline.core.files import write_text
 from pipeline.core.scratch import scratch
@@ -44,8 +42,7 @@ def main(
     ) as folder:
         passed = scoring.read_gate(gate, config)
         task = scoring.task_of(name, image_set, config, judge, passed, machine, folder)
-        with threadpool_limits(machine.threads):  # NumPy's BLAS was loaded with all cores; they decide the last bits
-            scored = scoring.score_real(task) if source == images else scoring.score_run(task, source)
+        scored = scoring.score_real(task) if source == images else scoring.score_run(task, source)
         records.write_parquet(out, scored.table)
         records.write_parquet(over_steps, scored.over_steps)
         write_text(record, json.dumps(scored.record, indent=2, sort_keys=True) + "\n")

@@ -37,12 +37,14 @@ class Compute:
 def set_up(compute: Compute) -> None:
     """Cap torch, BLAS and OpenMP at the same number of threads and demand repeatable algorithms.
 
-    torch's own count decides the networks' bytes. The environment reaches libraries that load later, and children.
+    torch's own count decides the networks' bytes, and that of NumPy's BLAS, which is loaded before this is called,
+    those of its products. The environment reaches libraries that load later, and children.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
         os.environ[variable] = str(compute.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its sums only with a fixed workspace
     import torch
+    from threadpoolctl import threadpool_limits
 
     if compute.device == "cuda" and not torch.cuda.is_available():
         message = (
@@ -50,12 +52,21 @@ def set_up(compute: Compute) -> None:
         )
         raise InputError(message)
     torch.set_num_threads(compute.threads)
+    threadpool_limits(compute.threads, user_api="blas")  # in force until the process ends
     # The same as use_deterministic_algorithms(True), which would also import the compiler: 150 MB and a second a stage.
     torch.set_deterministic_debug_mode("error")
     # A debugging aid that comes with the line above; filling every empty tensor took a quarter of the training time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def to_device(values: "torch.Tensor", device: str) -> "torch.Tensor":
+    """A tensor of the CPU on the device; a GPU takes it beside its queue, and Python need not wait until it has.
+
+    From ordinary memory a copy begins when the queue is empty, and until then nothing further can be queued.
+    """
+    return values if device == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
 def bf16_is_native(device: str) -> bool:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.core.compute import to_device
+
 if TYPE_CHECKING:
     import torch  # sheets are laid out without it
 
@@ -12,7 +14,7 @@ def to_unit(images: np.ndarray, device: str = "cpu") -> "torch.Tensor":
     """uint8 (N, H, W, C) -> float32 (N, C, H, W) in [0, 1], channels_last: x / 255, the range of the MNIST networks."""
     import torch
 
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    tensor = to_device(torch.from_numpy(np.ascontiguousarray(images)), device)
     return tensor.permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,18 @@ def scratch(stage: str, *, script: Path, data: list[Path], **settings: Any) -> I
         return
     with locked(folder / "lock", f"stage {stage} with the same params, code and data"):
         yield folder
-        shutil.rmtree(folder)
+        _clear(folder)
+    with suppress(OSError):  # somebody may have begun the same computation again
+        folder.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    """Empty a folder whose lock is held: NFS keeps a name for a file that is open, so the folder itself goes later."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextmanager
@@ -74,6 +85,12 @@ def locked(lock_file: Path, what: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             message = f"{lock_file}: {what} is already running (process {holder}); wait for it or stop it"
+            raise InputError(message) from error
+        except OSError as error:
+            message = (
+                f"{lock_file}: cannot be locked ({error.strerror}); put it where locks work (.work, GAN_SCRATCH): "
+                "some network file systems know none, or only when mounted for it"
+            )
             raise InputError(message) from error
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

@@ -18,11 +18,11 @@ def stream_seed(seed: int, name: str, index: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def torch_stream(seed: int, name: str, index: int = 0) -> "torch.Generator":
-    """CPU generator of the stream; noise is drawn on the CPU so that every device sees the same z."""
+def torch_stream(seed: int, name: str, index: int = 0, device: str = "cpu") -> "torch.Generator":
+    """Generator of the stream. On the CPU, so that every device sees the same z; noise of many values on the device."""
     import torch
 
-    return torch.Generator().manual_seed(stream_seed(seed, name, index))
+    return torch.Generator(device).manual_seed(stream_seed(seed, name, index))
 
 
 def numpy_stream(seed: int, name: str, index: int = 0) -> np.random.Generator:

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Interval, MinLen, MultipleOf
 from torch import nn
 
 from pipeline.core import ranks
-from pipeline.core.compute import Compute, autocast
+from pipeline.core.compute import Compute, autocast, to_device
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.core.seeding import torch_stream
@@ -243,13 +243,14 @@ def training_step(
     ``measured``: the norms of the gradients are recorded too.
     """
     networks, context = state.networks, autocast(compute)
-    batch = batches.batch(step)
-    z = draw_z(run.architecture, batch.size, torch_stream(seed, "z", step))[batch.mine].to(compute.device)
-    if run.updates == "both" or step % 2 == 1:
+    of_d, of_g = run.updates == "both" or step % 2 == 1, run.updates == "both" or step % 2 == 0
+    batch = batches.batch(step, with_images=of_d)
+    z = to_device(draw_z(run.architecture, batch.size, torch_stream(seed, "z", step))[batch.mine], compute.device)
+    if of_d:
         state.add("d", update_discriminator(networks, batch.images, z, *batch.condition, autocast=context))
         if measured:
             state.add("d_gradient", gradient_norm(networks.discriminator))
-    if run.updates == "both" or step % 2 == 0:
+    if of_g:
         state.add("g", update_generator(networks, z, *batch.condition, autocast=context))
         if measured:
             state.add("g_gradient", gradient_norm(networks.generator))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.core import ranks
+from pipeline.core.compute import to_device
 from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import ImageSet
@@ -20,7 +21,7 @@ class Batch:
 
     Attributes
     ----------
-    images : float32 (B, C, H, W), in the range of the generator's output
+    images : float32 (B, C, H, W), in the range of the generator's output; (0, C, H, W) if none were asked for
     condition : one float32 (B, 10), one-hot, or nothing
     size : images of the whole batch, of which these are the rows ``mine``: all, unless several processes share it
     """
@@ -81,8 +82,11 @@ class Batches:
             )
             raise InputError(message)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of this step, counted over all epochs, or this process's part of it."""
+    def batch(self, step: int, *, with_images: bool = True) -> Batch:
+        """The batch of this step, counted over all epochs, or this process's part of it.
+
+        ``with_images=False``: none are read, as no update of G alone looks at them; labels and size are the same.
+        """
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._order = numpy_stream(self._seed, "shuffle", epoch).permutation(len(self._rows))
@@ -91,7 +95,8 @@ class Batches:
         part = len(chosen) // ranks.world_size()
         mine = slice(ranks.rank() * part, (ranks.rank() + 1) * part)
         size, chosen = part * ranks.world_size(), chosen[mine]
-        images = to_network(self._architecture, self._set.images[self._rows[chosen]], self._device)
+        read = self._rows[chosen] if with_images else self._rows[:0]
+        images = to_network(self._architecture, self._set.images[read], self._device)
         condition: tuple[torch.Tensor, ...] = ()
         if conditioned(self._architecture):
             condition = (one_hot(self._labels[chosen], CLASSES, self._device),)
@@ -100,7 +105,7 @@ class Batches:
 
 def one_hot(labels: np.ndarray, classes: int, device: str) -> torch.Tensor:
     """int (B,) -> float32 (B, classes)."""
-    return F.one_hot(torch.from_numpy(labels), classes).to(device=device, dtype=torch.float32)
+    return to_device(F.one_hot(torch.from_numpy(labels), classes).to(torch.float32), device)
 
 
 def _said(shape: tuple[int, ...]) -> str:

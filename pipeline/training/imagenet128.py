@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from torch import nn
 
 from pipeline.core import ranks
-from pipeline.core.compute import Compute, autocast
+from pipeline.core.compute import Compute, autocast, to_device
 from pipeline.core.errors import InputError
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
@@ -186,7 +186,7 @@ class Batches:
         first = (position * self._run.towers + tower) * self._run.batch_size
         chosen = self._order[first : first + self._run.batch_size]
         images = to_signed(self._set.images[self._rows[chosen]], self._device)
-        return Part(images, torch.from_numpy(self._labels[chosen]).to(self._device))
+        return Part(images, to_device(torch.from_numpy(self._labels[chosen]), self._device))
 
 
 def check_images(image_set: ImageSet) -> None:
@@ -314,8 +314,8 @@ def training_step(
     towers: list[Gradients] = []
     for tower in own_towers(run.towers):
         nth = step * run.towers + tower
-        inputs = draw_inputs(run.architecture, run.batch_size, torch_stream(seed, "z", nth)).to(compute.device)
-        set_noise(networks.discriminator, [torch_stream(seed, "noise for D", nth)])
+        inputs = to_device(draw_inputs(run.architecture, run.batch_size, torch_stream(seed, "z", nth)), compute.device)
+        set_noise(networks.discriminator, [torch_stream(seed, "noise for D", nth, compute.device)])
         towers.append(gradients(networks, batches.part(step, tower), inputs, run, context))
     found = mean_over_towers(towers)
     descend(networks.discriminator, networks.discriminator_adam, found.discriminator)
@@ -344,23 +344,29 @@ def train(image_set: ImageSet, run: Run, compute: Compute, scratch: Path) -> Tra
     """Train each seed from its own initial state; resumes from what ``scratch`` holds."""
     own_towers(run.towers)  # refused before anything is computed
     tensors: dict[str, torch.Tensor] = {}
-    states: list[State] = []
+    history: list[dict[str, float]] = []
+    health: list[dict[str, float]] = []
+    samples: dict[str, torch.Tensor] = {}
+    steps = images = 0
     for seed in run.seeds:
         state = train_seed(image_set, run, compute, seed, scratch / f"seed{seed}.safetensors")
         for name in ("generator", "discriminator"):
             tensors |= named_tensors(f"seed{seed}/{name}", getattr(state.networks, name))
-        states.append(state)
-    samples, sample_epochs = stacked(states[0].samples)
+        history += state.history
+        health += state.health
+        samples = samples or state.samples
+        steps, images = state.step, images + (state.step - state.resumed_from) * run.batch_size * run.towers
+    shown, sample_epochs = stacked(samples)
     return Trained(
         tensors=tensors,
         n_classes=classes_of(image_set) if run.labels else 1,
-        history=pd.DataFrame([row for state in states for row in state.history], columns=list(HISTORY_WITH_CLASSES)),
+        history=pd.DataFrame(history, columns=list(HISTORY_WITH_CLASSES)),
         validation=pd.DataFrame(columns=list(VALIDATION)),  # no epoch is chosen: no rows
-        health=pd.DataFrame([row for state in states for row in state.health], columns=list(HEALTH)),
-        samples=samples,
+        health=pd.DataFrame(health, columns=list(HEALTH)),
+        samples=shown,
         sample_epochs=sample_epochs,
-        steps=states[0].step,
-        images=sum((state.step - state.resumed_from) * run.batch_size * run.towers for state in states),
+        steps=steps,
+        images=images,
     )
 
 

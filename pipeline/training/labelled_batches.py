@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from annotated_types import Gt
 
+from pipeline.core.compute import to_device
 from pipeline.core.errors import InputError
 from pipeline.core.params import section
-from pipeline.core.seeding import numpy_stream, stream_seed
+from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet
 from pipeline.datasets.splits import labelled_subset
 
@@ -41,7 +42,7 @@ class Member(NamedTuple):
 
     def stream(self, what: str, index: int = 0, device: str = "cpu") -> torch.Generator:
         """The same numbers for this member whichever others are trained beside it; on a device, that device's."""
-        return torch.Generator(device).manual_seed(stream_seed(self.seed, self.name(what), index))
+        return torch_stream(self.seed, self.name(what), index, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +102,11 @@ class SemisupervisedBatches:
         self._seen = np.empty((0,))
         self._served = 0
 
-    def batch(self, step: int, *, labels_only: bool = False) -> SemisupervisedBatch:
-        """The batch of this step, counted over all epochs; with ``labels_only`` it has no other images: (S, 0, ...)."""
+    def batch(self, step: int, *, labels_only: bool = False, matching: bool = True) -> SemisupervisedBatch:
+        """The batch of this step, counted over all epochs.
+
+        With ``labels_only`` it has no other images, (S, 0, ...); without ``matching`` none to match features with.
+        """
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._begin(epoch)
@@ -115,13 +119,13 @@ class SemisupervisedBatches:
             np.put_along_axis(self._seen, rows, values=True, axis=1)
             self._served += 1
             labelled = (self._gathered(rows),)
-            labels = (torch.from_numpy(self._labels[rows]).to(self._device),)
+            labels = (to_device(torch.from_numpy(self._labels[rows]), self._device),)
         others = slice(0) if labels_only else chosen
         return SemisupervisedBatch(
             labelled=labelled,
             labels=labels,
             unlabelled=self._gathered(self._orders["unlabelled"][:, others]),
-            matched=self._gathered(self._orders["matched"][:, others]),
+            matched=self._gathered(self._orders["matched"][:, others if matching else slice(0)]),
         )
 
     def first(self, n: int, *, member: int, labelled: bool) -> torch.Tensor:
@@ -175,7 +179,7 @@ class SemisupervisedBatches:
 
 def to_network(images: np.ndarray, pixels: Pixels, device: str) -> torch.Tensor:
     """uint8 (N, H, W, C) -> float32 (N, C, H, W) in the range of G's output."""
-    values = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
+    values = to_device(torch.from_numpy(np.ascontiguousarray(images)), device).permute(0, 3, 1, 2)
     return values.to(torch.float32).sub_(pixels.offset).div_(pixels.divisor)
 
 

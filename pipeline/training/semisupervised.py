@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from safetensors import SafetensorError
 from torch import nn
 
-from pipeline.core.compute import Compute, autocast
+from pipeline.core.compute import Compute, autocast, to_device
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_file
 from pipeline.core.params import section
@@ -422,9 +422,12 @@ def descend(players: Players, name: str, loss: torch.Tensor, historical_averagin
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What the training of one group leaves; as :class:`Trained`."""
+    """What the training of one group leaves, as :class:`Trained`; nothing of it lies on the device."""
 
-    state: GroupState
+    step: int
+    resumed_from: int
+    history: list[dict[str, float]]
+    errors: list[dict[str, float]]
     tensors: dict[str, torch.Tensor]
     labelled: pd.DataFrame
     logits: np.ndarray
@@ -454,7 +457,7 @@ def train_groups(
     image_set: ImageSet, run: Run, compute: Compute, scratch: Path, *, labels_only: bool = False
 ) -> list[Group]:
     """The groups of a run, one after the other."""
-    check_set(image_set, run.architecture)
+    check_set(image_set, run)
     checkpoints = [checkpoint_of(scratch, group, labels_only=labels_only) for group in run.groups]
     total = len(run.groups) * run.epochs * (len(training_rows(image_set)) // run.batch_size)
     what = f"training {len(run.members)} networks{' on labelled images only' if labels_only else ''}"
@@ -528,7 +531,10 @@ def train_group(
         progress.advance(1)
     samples = fixed_samples(state.players.generator, run, compute, members)
     return Group(
-        state=state,
+        step=state.step,
+        resumed_from=state.resumed_from,
+        history=state.history,
+        errors=state.errors,
         tensors=member_tensors(state.players, members) | read_snapshots(snapshots.values()),
         labelled=labelled_table(image_set, batches),
         logits=tested_logits(state.players, image_set, run, compute, len(members)),
@@ -548,7 +554,8 @@ def training_step(
 ) -> None:
     """D, then G ``generator_steps`` times, each with fresh z (authors' code)."""
     players, techniques, context, members = state.players, run.techniques, autocast(compute), batches.members
-    batch = batches.batch(step, labels_only=labels_only)
+    matching = techniques.generator_loss in FEATURE_MATCHING
+    batch = batches.batch(step, labels_only=labels_only, matching=matching)
     set_noise(players.discriminator, streams(members, "noise for D", step, compute.device))
     if labels_only:
         state.add(**update_classifier(players, batch, techniques, context))
@@ -568,7 +575,7 @@ def streams(members: list[Member], what: str, index: int = 0, device: str = "cpu
 
 def z_of(run: Run, compute: Compute, members: list[Member], what: str, index: int) -> torch.Tensor:
     """One batch of z for each member."""
-    return draw_z(run.architecture, run.batch_size, streams(members, what, index)).to(compute.device)
+    return to_device(draw_z(run.architecture, run.batch_size, streams(members, what, index)), compute.device)
 
 
 def set_learning_rate(players: Players, run: Run, epoch: int) -> float:
@@ -680,18 +687,18 @@ def read_snapshots(paths: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 def together(run: Run, groups: list[Group]) -> Trained:
     """The groups of a run as one."""
-    states = [group.state for group in groups]
     return Trained(
         tensors={name: tensor for group in groups for name, tensor in group.tensors.items()},
-        history=pd.DataFrame([row for state in states for row in state.history], columns=[*HISTORY, *LOSSES]),
-        errors=pd.DataFrame([row for state in states for row in state.errors], columns=list(ERRORS)),
+        history=pd.DataFrame([row for group in groups for row in group.history], columns=[*HISTORY, *LOSSES]),
+        errors=pd.DataFrame([row for group in groups for row in group.errors], columns=list(ERRORS)),
         health=pd.DataFrame([row for group in groups for row in group.health], columns=list(HEALTH)),
         labelled=pd.concat([group.labelled for group in groups]).drop_duplicates(ignore_index=True),
         logits=np.concatenate([group.logits for group in groups]),
         samples=np.concatenate([group.samples for group in groups]),
-        steps=states[0].step,
+        steps=groups[0].step,
         images=sum(
-            (s.step - s.resumed_from) * run.batch_size * len(g) for s, g in zip(states, run.groups, strict=True)
+            (group.step - group.resumed_from) * run.batch_size * len(members)
+            for group, members in zip(groups, run.groups, strict=True)
         ),
     )
 
@@ -704,8 +711,9 @@ def said_members(members: list[Member]) -> str:
     )
 
 
-def check_set(image_set: ImageSet, a: Architecture) -> None:
-    """Refuse images of another size than the networks', and test images without one of their classes."""
+def check_set(image_set: ImageSet, run: Run) -> None:
+    """Refuse images of another size than the networks', and test images without a class where D learns classes."""
+    a = run.architecture
     channels, height, width = image_shape(a)
     if (found := image_set.images.shape[1:]) != (height, width, channels):
         message = (
@@ -714,7 +722,7 @@ def check_set(image_set: ImageSet, a: Architecture) -> None:
         )
         raise InputError(message)
     labels = image_set.labels(image_set.rows("test"))
-    if labels.min() < 0 or labels.max() >= CLASSES:
+    if run.n_labels and (labels.min() < 0 or labels.max() >= CLASSES):
         message = (
             f"{image_set.path}: labels of the test images from {labels.min()} to {labels.max()}, the networks have "
             f"classes 0 to {CLASSES - 1}; name another dataset"

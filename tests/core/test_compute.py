@@ -1,9 +1,11 @@
 """Device, threads and precision."""
 
 import os
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from pipeline.core import compute
 from pipeline.core.compute import Compute
@@ -22,7 +24,8 @@ def restored(monkeypatch):
     deterministic = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    yield
+    with threadpool_limits():
+        yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = fill
@@ -40,6 +43,7 @@ CUDA = {"device": "cuda", "threads": 1}
 def test_set_up(threads):
     compute.set_up(cpu(threads=threads))
     assert torch.get_num_threads() == threads
+    assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {threads}  # NumPy's
     assert {os.environ[variable] for variable in VARIABLES} == {str(threads)}
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert torch.are_deterministic_algorithms_enabled()
@@ -115,3 +119,14 @@ def test_the_record_says_what_decides_the_bytes():
     expected = {"device": "cpu", "threads": 3, "precision": "bf16"}
     assert record == expected | {"instruction_set": compute.instruction_set("cpu")}
     assert record["instruction_set"]
+
+
+def test_tensors_of_the_cpu_stay_where_they_are():
+    values = torch.ones(3)
+    assert compute.to_device(values, "cpu") is values
+
+
+def test_a_gpu_takes_copies_beside_its_queue():
+    values = MagicMock()
+    assert compute.to_device(values, "cuda") is values.pin_memory().to.return_value
+    values.pin_memory().to.assert_called_once_with("cuda", non_blocking=True)

@@ -1,5 +1,7 @@
 """Scratch folders: the same computation finds its folder again, another one gets its own, two never share one."""
 
+import errno
+import fcntl
 import os
 import re
 import signal
@@ -58,6 +60,37 @@ def test_removed_on_success():
         assert list(folder.glob("checkpoint")) == []
     assert not folder.exists()
     assert list(Path(".work").iterdir()) == []
+
+
+def test_removed_where_an_open_file_keeps_a_name(monkeypatch):
+    """As on NFS: what is unlinked while it is open stays under another name until it is closed."""
+    unlink, kept = os.unlink, []
+
+    def silly(path, *arguments, **options):
+        if str(path).endswith("lock"):
+            kept.append(Path(path).with_name(".nfs0001"))
+            Path(path).rename(kept[0])
+        else:
+            unlink(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "unlink", silly)
+    with scratch("train@toy", script=SCRIPT, data=[DATA], beta1=0.5) as folder:
+        (folder / "checkpoint").write_text("whole")
+        (folder / "parts").mkdir()
+        (folder / "parts/1").write_text("1")
+    assert kept == list(folder.iterdir())  # and no error
+
+
+def test_a_file_system_without_locks_is_a_sentence(monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(InputError, match=r"lock: cannot be locked \(Function not implemented\)"),
+        scratch("train@toy", script=SCRIPT, data=[DATA], beta1=0.5),
+    ):
+        pass
 
 
 def test_the_order_of_settings_does_not_matter():

@@ -18,7 +18,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet
 from pipeline.models.build import MnistArchitecture, uniform_z
-from pipeline.training import adversarial, checkpoint
+from pipeline.training import adversarial, batches, checkpoint
 from pipeline.training.adversarial import Run, Selection, ValidationScore
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import RunState
@@ -274,6 +274,26 @@ def test_z_is_another_one_in_every_step_and_of_every_seed(monkeypatch: pytest.Mo
     for seed, step in ((0, 0), (0, 1), (3, 0), (3, 1)):
         adversarial.training_step(state, run, COMPUTE, batches_of(run), seed, step)
     assert len({z.numpy().tobytes() for z in drawn}) == 4
+
+
+@pytest.mark.parametrize(("updates", "expected"), [("alternate", [0, 16, 0, 16]), ("both", [16] * 4)])
+def test_images_are_read_only_for_updates_of_the_discriminator(
+    monkeypatch: pytest.MonkeyPatch, updates: str, expected: list[int]
+):
+    run, read = tiny_run(updates=updates), []
+    to_network = batches.to_network
+
+    def seen(architecture: object, images: np.ndarray, device: str) -> torch.Tensor:
+        read.append(len(images))
+        return to_network(architecture, images, device)
+
+    monkeypatch.setattr(batches, "to_network", seen)
+    state = RunState(networks=adversarial.initial_networks(run, COMPUTE, 0))
+    served = batches_of(run)
+    for step in range(4):
+        adversarial.training_step(state, run, COMPUTE, served, 0, step)
+    # the last batch of an epoch has 8 of the 56 images
+    assert read == [min(n, 8) if step == 3 else n for step, n in enumerate(expected)]
 
 
 @pytest.mark.parametrize("spoilt", [0, 1], ids=["generator", "discriminator"])

@@ -1,6 +1,7 @@
 """The 128 x 128 model of Improved GAN: losses against definitions, one step of both networks, resuming, processes."""
 
 import dataclasses
+import gc
 import hashlib
 import json
 import math
@@ -8,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ from pipeline.training.imagenet128 import (
     train,
     training_step,
 )
+from pipeline.training.updates import Networks
 from stages import imagenet128 as stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -351,6 +354,23 @@ def test_samples_that_are_all_alike_are_warned_of(
     trained = train(made_set(), made_run(epochs=1), COMPUTE, tmp_path)
     assert "warning: seed 0, epoch 1: the samples have collapsed" in capsys.readouterr().err
     assert trained.health["collapsed"].tolist() == [True]
+
+
+def test_a_finished_seed_leaves_no_network_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    alive: list[weakref.ref[torch.nn.Module]] = []
+    at_start = []
+
+    def watched(*arguments: Any, **settings: Any) -> Networks:
+        gc.collect()
+        at_start.append(sum(ref() is not None for ref in alive))
+        networks = initial_networks(*arguments, **settings)
+        alive.append(weakref.ref(networks.generator))
+        return networks
+
+    monkeypatch.setattr(imagenet128, "initial_networks", watched)
+    train(made_set(), made_run(seeds=[0, 1, 2], epochs=1), COMPUTE, tmp_path)
+    # the last one's state is let go of when the next one's is there
+    assert at_start == [0, 1, 1]
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------

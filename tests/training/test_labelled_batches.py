@@ -326,6 +326,13 @@ def test_what_cannot_be_served_is_refused(changes: dict, message: str):
     assert str(error.value) == message
 
 
+def test_images_to_match_features_with_are_left_out_where_none_are_matched():
+    whole, without = made().batch(5), made().batch(5, matching=False)
+    assert without.matched.numel() == 0 < whole.matched.numel()
+    assert torch.equal(without.unlabelled, whole.unlabelled)
+    assert torch.equal(without.labelled[0], whole.labelled[0])
+
+
 def test_with_labels_only_the_labelled_images_are_the_same_and_there_are_no_others():
     whole, alone = made().batch(5), made().batch(5, labels_only=True)
     assert torch.equal(alone.labelled[0], whole.labelled[0])

@@ -3,8 +3,10 @@
 import copy
 import dataclasses
 import functools
+import gc
 import hashlib
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -586,6 +588,32 @@ def test_sets_that_do_not_go_with_the_params_are_refused(tmp_path: Path, run: Ru
     with pytest.raises(InputError, match=message) as error:
         semisupervised.train(set_for(made_semisup()), run, COMPUTE, tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_without_labels_needs_none_of_the_test_images(tmp_path: Path):
+    run = dataclasses.replace(CASES["no labels"], constant_epochs=1, decay_epochs=0)
+    image_set = set_for(run)
+    image_set.index.loc[image_set.index["split"] == "test", "label"] = -1
+    assert semisupervised.train(image_set, run, COMPUTE, tmp_path).steps == 7
+
+
+def test_a_finished_group_leaves_no_network_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ten groups of ten networks of the paper's size would not fit beside each other."""
+    alive: list[weakref.ref[semisupervised.Players]] = []
+    at_start = []
+    initial_players = semisupervised.initial_players
+
+    def watched(*arguments: object) -> semisupervised.Players:
+        gc.collect()
+        at_start.append(sum(ref() is not None for ref in alive))
+        players = initial_players(*arguments)
+        alive.append(weakref.ref(players))
+        return players
+
+    monkeypatch.setattr(semisupervised, "initial_players", watched)
+    run = made_semisup(at_once=1, constant_epochs=1, decay_epochs=0)
+    semisupervised.train(set_for(run), run, COMPUTE, tmp_path)
+    assert at_start == [0, 0, 0, 0]
 
 
 def test_test_images_without_a_class_are_refused_before_training(tmp_path: Path):
