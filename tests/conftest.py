@@ -1,6 +1,7 @@
 """Shared by all tests: real data only where GAN_DATA names them; the embedded digits, read once."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from pipeline.core import params
 from pipeline.datasets import sources
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+# In the background of a shell, or under nohup, signals may be ignored, and so they would be by all that tests start.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def pytest_collection_modifyitems(items):
