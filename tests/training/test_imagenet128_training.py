@@ -356,7 +356,7 @@ def test_samples_that_are_all_alike_are_warned_of(
     assert trained.health["collapsed"].tolist() == [True]
 
 
-def test_a_finished_seed_leaves_no_network_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_of_the_finished_seeds_only_the_last_stays_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     alive: list[weakref.ref[torch.nn.Module]] = []
     at_start = []
 
