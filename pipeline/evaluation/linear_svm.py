@@ -41,6 +41,7 @@ FLOAT32_STEPS = 20  # Newton steps, then float64: no more than ten are needed wh
 LADDER_RATIO = 10.0  # a start from another C helps up to here
 LADDER_TOLERANCE = 0.1
 GRAM_COLUMNS = 512  # products are summed in float32 so far, then in float64
+READING = 40  # multiply-adds of inner products that take as long as reading one number for a product; measured
 
 
 class LinearL2SVM(ClassifierMixin, BaseEstimator):
@@ -68,6 +69,10 @@ class LinearL2SVM(ClassifierMixin, BaseEstimator):
         Up to so many rows, if there are fewer rows than features, the rows are first expressed in an orthonormal basis
         of the space that they span (n numbers a row): a whole path of C then costs little more than their inner
         products. The answer is still checked, and if need be improved, on the features. Memory: 20 bytes x rows^2.
+    system_mib : int >= 0
+        Where C is so large that the conjugate gradients get slow, Newton systems are solved exactly, through the inner
+        products of the rows within the margin, if those of all classes fit in so much memory. Changes the time, not
+        the result.
     block_mib : int > 0
         Size of the blocks that the features are read in. Changes rounding only.
     device : str
@@ -94,6 +99,7 @@ class LinearL2SVM(ClassifierMixin, BaseEstimator):
         max_iter: int = 100,
         rank: int = 256,
         gram_rows: int = 4096,
+        system_mib: int = 128,
         block_mib: int = 16,
         device: str = "cpu",
     ) -> None:
@@ -102,6 +108,7 @@ class LinearL2SVM(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.rank = rank
         self.gram_rows = gram_rows
+        self.system_mib = system_mib
         self.block_mib = block_mib
         self.device = device
 
@@ -158,7 +165,7 @@ class LinearL2SVM(ClassifierMixin, BaseEstimator):
         for C in Cs:
             _require_positive("C", C)
         _require_positive("tol", self.tol)
-        for name, least in (("max_iter", 1), ("block_mib", 1), ("rank", 0), ("gram_rows", 0)):
+        for name, least in (("max_iter", 1), ("block_mib", 1), ("rank", 0), ("gram_rows", 0), ("system_mib", 0)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
                 message = f"LinearL2SVM: {name} is {value!r}; expected an integer of at least {least}"
@@ -286,6 +293,22 @@ class _Rows:
             total[:, self.d] += self.constant * response.sum(dim=0)
         return out, total
 
+    def combined(self, weights: torch.Tensor) -> torch.Tensor:
+        """Sum over rows of ``weights`` (n, k) times x: float64 (k, d + 1)."""
+        total = torch.zeros(weights.shape[1], self.d + 1, dtype=torch.float64, device=self.device)
+        for rows, block in self.blocks(torch.float64):
+            total[:, : self.d] += weights[rows].t() @ block
+        total[:, self.d] = self.constant * weights.sum(dim=0)
+        return total
+
+    def inner_products(self, some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Of the rows at two lists of positions: float64 (n_some, n_others)."""
+        products = torch.full((len(some), len(others)), self.constant, dtype=torch.float64, device=self.device)
+        for start in range(0, self.d, GRAM_COLUMNS):
+            columns = self.features[:, start : start + GRAM_COLUMNS]
+            products.addmm_(columns[some].double(), columns[others].double().t())
+        return products
+
     def orthonormal(self) -> _Rows | None:
         """The same rows in an orthonormal basis of their span, (n, n); None where float32 does not tell them apart.
 
@@ -332,10 +355,11 @@ class _Point:
 class _Problem:
     """P for given rows and signs y (n, k)."""
 
-    def __init__(self, rows: _Rows, signs: torch.Tensor, rank: int) -> None:
+    def __init__(self, rows: _Rows, signs: torch.Tensor, settings: LinearL2SVM) -> None:
         self.rows = rows
         self.signs = signs
-        self.rank = rank
+        self.rank = settings.rank
+        self.system_bytes = settings.system_mib << 20
         self.newton_steps = 0
 
     @cached_property
@@ -361,6 +385,7 @@ class _Problem:
         """
         dtype = torch.float32
         point = self.point(w, C, dtype)
+        within_margin = _ActiveRows(self.rows, self.signs.shape[1])
         lower = torch.ones_like(point.objective, dtype=torch.bool)
         for step in range(max_iter):
             open_ = lower & (point.gap > tol * point.objective)
@@ -371,7 +396,7 @@ class _Problem:
             if not open_.any():
                 return point
             self.newton_steps += 1
-            direction, products = self._direction(point, C, open_, 0.25 * tol * point.objective, dtype)
+            direction, products = self._direction(point, C, open_, 0.25 * tol * point.objective, within_margin, dtype)
             length = torch.where(open_, self._length(point, direction, products, C), 0.0)
             after = self.point(point.w + length[:, None] * direction, C, dtype)
             lower = open_ & (after.objective < point.objective)  # else rounding is all that is left
@@ -379,30 +404,47 @@ class _Problem:
         return point if dtype == torch.float64 else self.point(point.w, C, torch.float64)
 
     def _direction(
-        self, point: _Point, C: float, open_: torch.Tensor, enough: torch.Tensor, dtype: torch.dtype
+        self,
+        point: _Point,
+        C: float,
+        open_: torch.Tensor,
+        enough: torch.Tensor,
+        within_margin: _ActiveRows,
+        dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Solve H s = -gradient by preconditioned conjugate gradients, H = 1 + 2 C X' D X of each class; s and X s.
 
         The residual is the gradient after the step, where the step changes no D: half its square below ``enough`` ends
-        the search.
+        the search. Where it has taken as long as the exact inverse would, it goes on with that.
         """
         active = (self.signs * point.products < 1).double()  # D
+        worth = math.inf
+        in_question = active * open_
+        if within_margin.n_bytes(in_question) <= self.system_bytes:
+            worth = within_margin.multiply_adds(in_question) / (READING * self.rows.n * self.rows.d)
         precondition = self.coarse.inverse(active, C)
         residual = -point.gradient
         conjugate = preconditioned = precondition(residual)
         size = first_size = (residual * preconditioned).sum(dim=1)
         step, step_products = torch.zeros_like(residual), torch.zeros_like(active)
-        for _ in range(INNER_PRODUCTS):
+        for number in range(INNER_PRODUCTS):
+            if number >= worth:
+                worth = math.inf
+                precondition = within_margin.inverse(in_question, C)
+                conjugate = preconditioned = precondition(residual)
+                size = first_size = (residual * preconditioned).sum(dim=1)
             products, curved = self.rows.sweep(conjugate, lambda rows, p: active[rows] * p, dtype)
             curved = conjugate + 2 * C * curved
             length = torch.where(open_, size / (conjugate * curved).sum(dim=1), 0.0)
             step += length[:, None] * conjugate
             step_products += length * products
             residual = residual - length[:, None] * curved
+            open_ = open_ & (0.5 * residual.square().sum(dim=1) > enough)
+            if not open_.any():
+                break
             preconditioned = precondition(residual)
             before, size = size, (residual * preconditioned).sum(dim=1)
             open_ = open_ & (size > INNER_ACCURACY**2 * first_size)
-            open_ = open_ & (0.5 * residual.square().sum(dim=1) > enough)
             if not open_.any():
                 break
             conjugate = preconditioned + torch.where(open_, size / before, 0.0)[:, None] * conjugate
@@ -481,6 +523,61 @@ class _CoarseSpace:
         return apply
 
 
+class _ActiveRows:
+    """The Newton systems, solved exactly: by the inner products A A' of the active rows A of each class.
+
+    (1 + 2 C A'A)^-1 = 1 - A' (1 / 2C + A A')^-1 A. What is known of A A' is kept from one Newton step to the next: the
+    last steps change few rows.
+    """
+
+    def __init__(self, rows: _Rows, n_classes: int) -> None:
+        self.rows = rows
+        nothing = torch.empty(0, 0, dtype=torch.float64, device=rows.device)
+        self.known = [nothing.long().view(-1)] * n_classes  # positions of rows
+        self.grams = [nothing] * n_classes
+
+    def n_bytes(self, active: torch.Tensor) -> float:
+        """What inner products and their factors would take."""
+        return 16 * float(active.sum(dim=0).square().sum())
+
+    def multiply_adds(self, active: torch.Tensor) -> float:
+        """What :meth:`inverse` would take."""
+        total = 0.0
+        for known, mask in zip(self.known, active.t() > 0, strict=True):
+            n_active = int(mask.sum())
+            n_new = n_active - int(mask[known].sum())
+            total += n_new * n_active * self.rows.d + n_active**3 / 3
+        return total
+
+    def inverse(self, active: torch.Tensor, C: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Of 1 + 2 C X' D X for the D (n, k) of each class."""
+        factors = [self._factor(index, mask, C) for index, mask in enumerate(active.t() > 0)]
+
+        def apply(vectors: torch.Tensor) -> torch.Tensor:
+            products = self.rows.products(vectors, torch.float64)
+            solved = torch.zeros_like(products)
+            for index, (chosen, factor) in enumerate(zip(self.known, factors, strict=True)):
+                solved[chosen, index] = torch.cholesky_solve(products[chosen, index, None], factor)[:, 0]
+            return vectors - self.rows.combined(solved)
+
+        return apply
+
+    def _factor(self, index: int, mask: torch.Tensor, C: float) -> torch.Tensor:
+        known = self.known[index]
+        stays = mask[known]
+        is_new = mask.clone()
+        is_new[known] = False
+        new = is_new.nonzero()[:, 0]
+        chosen = torch.cat([known[stays], new])
+        n_old = len(chosen) - len(new)
+        gram = torch.empty(len(chosen), len(chosen), dtype=torch.float64, device=mask.device)
+        gram[:n_old, :n_old] = self.grams[index][stays][:, stays]
+        gram[n_old:] = self.rows.inner_products(new, chosen)
+        gram[:n_old, n_old:] = gram[n_old:, :n_old].t()
+        self.known[index], self.grams[index] = chosen, gram
+        return torch.linalg.cholesky(gram + torch.eye(len(gram), dtype=gram.dtype, device=mask.device) / (2 * C))
+
+
 # ---- a path of C ----------------------------------------------------------------------------------------------------
 
 
@@ -490,14 +587,14 @@ class _Path:
     def __init__(self, rows: _Rows, signs: torch.Tensor, settings: LinearL2SVM) -> None:
         rows.check()
         self.settings = settings
-        self.problem = _Problem(rows, signs, settings.rank)
+        self.problem = _Problem(rows, signs, settings)
         self.w = self.problem.origin()
         self.last_C = 0.0
         self.small: _Problem | None = None
         if rows.n <= settings.gram_rows and rows.n < rows.d:
             small = rows.orthonormal()
             if small is not None:
-                self.small = _Problem(small, signs, settings.rank)
+                self.small = _Problem(small, signs, settings)
                 self.z = self.small.origin()
         self.newton_steps = 0
 
@@ -533,5 +630,4 @@ class _Path:
         """z in the basis of the rows' span -> w: X' L'^-1 z."""
         factor = small.rows.features.double()
         weights = torch.linalg.solve_triangular(factor.t(), self.z[:, :-1].t(), upper=True)  # (n, k)
-        _, w = self.problem.rows.sweep(self.problem.origin(), lambda rows, _: weights[rows], torch.float64)
-        return w
+        return self.problem.rows.combined(weights)

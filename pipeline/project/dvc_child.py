@@ -2,8 +2,9 @@
 
 DVC empties dvc.lock before it writes it anew, which takes a second for a lock as long as ours, after every stage: a run
 that is stopped in that moment would lose the entries of other stages. And it reads it anew each time, with a parser
-that keeps comments, which takes longer than the writing. Here only the entries that changed are put into YAML again.
-What is written has the same bytes as DVC's own.
+that keeps comments, which takes longer than the writing; params.yaml it reads six times a stage. Here only the entries
+that changed are put into YAML again, and what was parsed or written before is not parsed again. What is written has
+the same bytes as DVC's own.
 
     python -m pipeline.project.dvc_child PARENT ARGUMENTS ...    # PARENT: a process that it dies with; 0: none
 """
@@ -12,12 +13,14 @@ import ctypes
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -28,6 +31,9 @@ from pipeline.core.files import write_text
 PR_SET_PDEATHSIG = 1
 # Seconds to wait after each. On an interrupt DVC clears up: its locks, and the workspace where it changed that.
 ON_THE_WAY_OUT = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 60.0))
+
+# dvc.lock -> its text as it was last written here, and the YAML of its head and of each entry, which make up that text
+_written: dict[str, tuple[str, list[str]]] = {}
 
 
 def main(parent: int, arguments: Sequence[str]) -> int:
@@ -40,7 +46,7 @@ def main(parent: int, arguments: Sequence[str]) -> int:
     from dvc.cli import main as dvc
 
     sys.argv = ["dvc", *arguments]  # which DVC writes down beside the files that it has in use
-    with files_written_whole(), lock_read_plainly():
+    with files_written_whole(), lock_read_plainly(), parsed_once():
         return dvc(list(arguments))
 
 
@@ -59,14 +65,16 @@ def files_written_whole() -> Iterator[None]:
     def entry_in_yaml(name: str, entry: Any, dumper: Callable[..., Any]) -> str:
         content = repr((name, entry))
         if content not in entries:
-            entries[content] = in_yaml({"stages": {name: entry}}, dumper).removeprefix("stages:\n")
+            entries[content] = in_yaml({"stages": {name: entry}}, dumper)
         return entries[content]
 
     def dump(path: str, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any) -> None:  # noqa: ARG001
         if Path(path).name == "dvc.lock" and list(data) == ["schema", "stages"] and data["stages"]:
             head = in_yaml({"schema": data["schema"]}, dumper)
-            parts = (entry_in_yaml(name, entry, dumper) for name, entry in data["stages"].items())
-            write_text(Path(path), head + "stages:\n" + "".join(parts))
+            parts = [entry_in_yaml(name, entry, dumper) for name, entry in data["stages"].items()]
+            text = head + "stages:\n" + "".join(part.removeprefix("stages:\n") for part in parts)
+            write_text(Path(path), text)
+            _written[str(path)] = text, [head, *parts]
         else:
             write_text(Path(path), in_yaml(data, dumper, **options))
 
@@ -85,6 +93,33 @@ def lock_read_plainly() -> Iterator[None]:
         return _yaml.parse_yaml(text, path) if Path(path).name == "dvc.lock" else keeping_comments(text, path)
 
     with patch.object(_yaml, "parse_yaml_for_update", parse):
+        yield
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Within this context DVC parses a YAML file anew only if its text is another, or if comments are to be kept."""
+    from dvc.utils.serialize import _yaml
+
+    parse_anew = _yaml.parse_yaml
+
+    @lru_cache(maxsize=1000)
+    def pickled(text: str, path: str) -> bytes:
+        return pickle.dumps(parse_anew(text, path))
+
+    def parsed(text: str, path: str) -> Any:
+        return pickle.loads(pickled(text, path))  # noqa: S301 - from above; a copy, for its reader may change it
+
+    def parse(text: str, path: str, typ: str = "safe") -> Any:
+        if typ != "safe":
+            return parse_anew(text, path, typ)
+        written, parts = _written.get(str(path), ("", []))
+        if not parts or text != written:
+            return parsed(text, path)
+        head, *entries = (parsed(part, path) for part in parts)
+        return head | {"stages": {name: entry for one in entries for name, entry in one["stages"].items()}}
+
+    with patch.object(_yaml, "parse_yaml", parse):
         yield
 
 

@@ -6,7 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, nullcontext
+from collections import OrderedDict
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -215,8 +216,10 @@ def test_a_lock_is_written_in_the_bytes_of_dvc(root, tmp_path, profile):
         path.parent.mkdir()
         shutil.copyfile(root / profile / "dvc.lock", path)
         with ExitStack() as contexts:
-            for context in (dvc_child.files_written_whole(), dvc_child.lock_read_plainly()) if ours else ():
-                contexts.enter_context(context)
+            for context in (
+                (dvc_child.files_written_whole, dvc_child.lock_read_plainly, dvc_child.parsed_once) if ours else ()
+            ):
+                contexts.enter_context(context())
             # twice: what was written the first time is not put into YAML again
             written.append([change(path, rate=5e-05, limit=None), change(path, rate=0.1, limit="no")])
     assert written[0] == written[1]
@@ -240,9 +243,64 @@ def test_comments_of_other_files_are_kept(tmp_path):
 
     path = tmp_path / "params.yaml"
     path.write_text("rate: 1 # ours\n")
-    with dvc_child.lock_read_plainly(), modify_yaml(str(path)) as params:
+    with dvc_child.lock_read_plainly(), dvc_child.parsed_once(), modify_yaml(str(path)) as params:
         params["rate"] = 2
     assert path.read_text() == "rate: 2 # ours\n"
+
+
+def test_a_text_is_parsed_once_and_read_as_dvc_reads_it(tmp_path, monkeypatch):
+    from dvc.utils.serialize import _yaml
+
+    path = tmp_path / "params.yaml"
+    parse, parsed = _yaml.parse_yaml, []
+    monkeypatch.setattr(_yaml, "parse_yaml", lambda text, *rest: parsed.append(text) or parse(text, *rest))
+    texts = ["rate: 5e-05\nruns: {a: [1, no]}\n", "", "on: 2026-01-02 03:04:05+01:00\nday: 2026-01-02\n"]
+    with dvc_child.parsed_once():
+        for text in texts:
+            path.write_text(text)
+            first = _yaml.load_yaml(str(path))
+            first["more"] = 1  # a reader's own
+            assert _yaml.load_yaml(str(path)) == parse(text, str(path))
+    assert parsed == texts
+    path.write_text("a: [")
+    for _ in range(2):
+        with dvc_child.parsed_once(), pytest.raises(_yaml.YAMLFileCorruptedError, match=r"params\.yaml"):
+            _yaml.load_yaml(str(path))
+
+
+def test_of_a_lock_that_was_written_here_only_new_entries_are_parsed(root, tmp_path, monkeypatch):
+    from dvc.utils.serialize import _yaml
+
+    path = tmp_path / "dvc.lock"
+    shutil.copyfile(root / "dvc.lock", path)
+    parse, parsed = _yaml.parse_yaml, []
+    monkeypatch.setattr(_yaml, "parse_yaml", lambda text, *rest: parsed.append(text) or parse(text, *rest))
+
+    def changed(entry):
+        parsed.clear()
+        with _yaml.modify_yaml(str(path)) as lock_file:
+            before = lock_file["stages"].get("new")
+            lock_file["stages"]["new"] = entry
+        return before
+
+    with dvc_child.files_written_whole(), dvc_child.lock_read_plainly(), dvc_child.parsed_once():
+        changed({})
+        assert len(parsed) == 1
+        changed(OrderedDict(cmd="x", params={"rates": (1e-05, 0.1), "limit": "no"}))
+        assert len(parsed) > 1  # each entry, once
+        # as a file is read: no tuple
+        assert changed({"cmd": "y"}) == {"cmd": "x", "params": {"rates": [1e-05, 0.1], "limit": "no"}}
+        assert parsed == [
+            "stages:\n  new:\n    cmd: x\n    params:\n      rates:\n      - 1e-05\n      - 0.1\n      limit: no\n"
+        ]
+        path.write_text(path.read_text().replace("cmd: y", "cmd: z"))  # by somebody else
+        assert changed({"cmd": "w"}) == {"cmd": "z"}
+        with suppress(KeyboardInterrupt), _yaml.modify_yaml(str(path)) as lock_file:
+            lock_file["stages"].clear()
+            raise KeyboardInterrupt  # before anything is written
+        read = _yaml.load_yaml(str(path))
+    assert read == parse(path.read_text(), str(path))
+    assert read["stages"]["new"] == {"cmd": "w"}
 
 
 def test_only_living_commands_hold_files(project):
