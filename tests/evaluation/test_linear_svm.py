@@ -1,6 +1,7 @@
 """The L2-SVM against LinearSVC, its own definition in float64, and itself with other blocks, starts and orders."""
 
 # ruff: noqa: N802, N803, N806 - C and X are scikit-learn's names
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -212,6 +213,38 @@ def test_rank_changes_time_only(rank):
         assert model.objective_ == pytest.approx(LinearL2SVM(C=0.01, tol=1e-8).fit(X, y).objective_, rel=1e-7)
 
 
+@pytest.mark.parametrize("shape", [WIDE, TALL], ids=["wide", "tall"])
+def test_exact_newton_systems_change_time_only(shape, monkeypatch):
+    X, y = problem(*shape)
+    settings = {"C": 5.0, "tol": 1e-8, "gram_rows": 0}
+    iterated = LinearL2SVM(**settings, system_mib=0).fit(X, y)
+    monkeypatch.setattr(linear_svm, "READING", math.inf)  # from the first product on
+    exact = LinearL2SVM(**settings).fit(X, y)
+    assert exact.objective_ == pytest.approx(iterated.objective_, rel=1e-7)
+    assert exact.coef_ == pytest.approx(iterated.coef_, abs=2e-3 * np.abs(iterated.coef_).max())
+
+
+def test_exact_inverse_by_definition_while_rows_come_and_go():
+    X, _ = problem(60, 20)
+    C = 3.0
+    within = linear_svm._ActiveRows(linear_svm._Rows(torch.from_numpy(X), intercept=True, block_mib=1), 2)
+    rows = np.hstack([X.astype(np.float64), np.ones((60, 1))])
+    vectors = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 21)))
+    some, others, none = range(10, 30), [*range(25, 12, -1), 3, 59], []
+    for of_class in ((some, none), (others, some), (none, range(60))):
+        active = torch.zeros(60, 2, dtype=torch.float64)
+        for index, chosen in enumerate(of_class):
+            active[list(chosen), index] = 1
+        assert within.n_bytes(active) == 16 * sum(len(chosen) ** 2 for chosen in of_class)
+        assert within.multiply_adds(active) >= 0
+        found = within.inverse(active, C)(vectors).numpy()
+        for index, chosen in enumerate(of_class):
+            of_these = rows[list(chosen)]
+            expected = np.linalg.solve(np.eye(21) + 2 * C * of_these.T @ of_these, vectors[index].numpy())
+            assert found[index] == pytest.approx(expected, rel=1e-8, abs=1e-10)
+        assert within.multiply_adds(active) == sum(len(chosen) ** 3 / 3 for chosen in of_class)  # all is known now
+
+
 @pytest.mark.parametrize("gram_rows", [0, 4096], ids=["features", "inner products"])
 @pytest.mark.parametrize("order", [1, -1], ids=["up", "down"])
 def test_path_gives_the_minimum_of_each_C(order, gram_rows):
@@ -317,7 +350,7 @@ def test_C_must_be_positive(C):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_iter", 0), ("rank", -1), ("gram_rows", 2.5), ("block_mib", 0), ("tol", 0)]
+    ("name", "value"), [("max_iter", 0), ("rank", -1), ("gram_rows", 2.5), ("system_mib", -1), ("block_mib", 0), ("tol", 0)]
 )
 def test_other_parameters(name, value):
     X, y = problem(*TALL)
