@@ -219,7 +219,12 @@ def test_exact_newton_systems_change_time_only(shape, monkeypatch):
     settings = {"C": 5.0, "tol": 1e-8, "gram_rows": 0}
     iterated = LinearL2SVM(**settings, system_mib=0).fit(X, y)
     monkeypatch.setattr(linear_svm, "READING", math.inf)  # from the first product on
+    inverse, systems = linear_svm._ActiveRows.inverse, []
+    monkeypatch.setattr(
+        linear_svm._ActiveRows, "inverse", lambda self, active, C: systems.append(C) or inverse(self, active, C)
+    )
     exact = LinearL2SVM(**settings).fit(X, y)
+    assert len(systems) == exact.n_iter_  # one a Newton step
     assert exact.objective_ == pytest.approx(iterated.objective_, rel=1e-7)
     assert exact.coef_ == pytest.approx(iterated.coef_, abs=2e-3 * np.abs(iterated.coef_).max())
 
@@ -350,7 +355,8 @@ def test_C_must_be_positive(C):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_iter", 0), ("rank", -1), ("gram_rows", 2.5), ("system_mib", -1), ("block_mib", 0), ("tol", 0)]
+    ("name", "value"),
+    [("max_iter", 0), ("rank", -1), ("gram_rows", 2.5), ("system_mib", -1), ("block_mib", 0), ("tol", 0)],
 )
 def test_other_parameters(name, value):
     X, y = problem(*TALL)
