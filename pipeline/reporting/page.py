@@ -153,7 +153,9 @@ def report_parts(
     few_labels : result folders of Improved GAN's runs, for their health
     """
     lines: list[Part] = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
-    lines += [f"- {name}: {what}" for name, what in sorted(report.datasets.items())]
+    unread = _not_run(reports / "tables/datasets.csv")
+    for name, what in sorted(report.datasets.items()):
+        lines.append(f"- {name}: {what}{' (not run in this profile yet)' if DATASETS.get(name) in unread else ''}")
     lines += ["", "What became of every image, with contact sheets: [datasets](datasets.md).", ""]
     lines += ["## DCGAN, Table 1: CIFAR-10 accuracy of a linear classifier on features, %", ""]
     lines += _table(reports, "dcgan_table1")
@@ -350,6 +352,14 @@ def datasets_page(profile: str, report: Report, reports: Path) -> str:
     return markdown(datasets_parts(profile, report, reports))
 
 
+def _not_run(csv: Path) -> list[str]:
+    """Titles of the datasets that the table of datasets has no counts of; none where there is no table to tell it."""
+    if _unusable(csv):
+        return []
+    table = pd.read_csv(csv)
+    return sorted(set(DATASETS.values()) - set(table["row"][table["measured"].notna()]))
+
+
 def datasets_parts(profile: str, report: Report, reports: Path) -> list[Part]:
     """Everything that the dataset page says: a row a dataset, accuracy against truth, and the contact sheets.
 
@@ -373,7 +383,7 @@ def datasets_parts(profile: str, report: Report, reports: Path) -> list[Part]:
         cells = " | ".join(f"{counts[name]:,}" for name in ("in", "out", "rejected", "duplicates"))
         photos = f" (detections in {counts['photos']:,} photos)" if "photos" in counts else ""
         lines.append(f"| {title}{photos} | {cells} | {'; '.join(reasons)} |")
-    missing = sorted(set(DATASETS.values()) - set(measured["row"]))
+    missing = _not_run(csv)
     lines += ["", f"Not run in this profile: {', '.join(missing)}."] if missing else []
     lines += ["", "What each of them is here:", ""]
     names = [name for name, title in DATASETS.items() if title in set(measured["row"])]

@@ -109,6 +109,12 @@ def test_page_has_a_row_a_dataset(reports):
     assert "](sheets/lsun_collisions.png)" in text
 
 
+def test_the_report_says_which_sets_nobody_read(reports):
+    text = page.report_page("embedded", REPORT, reports, [], reports / "metrics")
+    assert "\n- lsun: what lsun is\n" in text
+    assert "\n- svhn: what svhn is (not run in this profile yet)\n" in text
+
+
 def test_page_tells_what_the_codes_did(reports):
     text = page.datasets_page("embedded", REPORT, reports)
     assert "LSUN: 3 images left out. Groups of like images: 1 of 2; 1 of 3. 9 distinct codes" in text
