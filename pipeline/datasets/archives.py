@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -26,6 +26,7 @@ ITEMS_A_CHUNK = 512
 CHUNKS_AT_LEAST = 32  # smaller archives are cut finer, so that every worker gets its share
 KEYS_A_MAP = 2048
 NO_LABEL = -1
+DUPLICATE_KEY, NOT_UTF8 = "duplicate key", "name is not UTF-8"  # reasons
 
 MOST_BYTES = 1 << 28  # of one encoded image: more is no photograph, and would be read into memory whole
 
@@ -71,7 +72,7 @@ def text_of(name: bytes) -> tuple[str, str]:
     try:
         return name.decode("utf-8"), ""
     except UnicodeDecodeError:
-        return name.decode("utf-8", "backslashreplace"), "name is not UTF-8"
+        return name.decode("utf-8", "backslashreplace"), NOT_UTF8
 
 
 def is_there(path: Path, *, folder: bool = False) -> bool:
@@ -148,7 +149,7 @@ class LmdbChunk:
             for name, content in islice(cursor.iternext(keys=True, values=True), self.skip, self.skip + self.n):
                 key, reason = text_of(bytes(name))
                 if name == previous:
-                    reason = "duplicate key"
+                    reason = DUPLICATE_KEY
                 previous = name
                 yield Item(key=key, reason=reason) if reason else Item(key=key, content=bytes(content))
 
@@ -250,15 +251,23 @@ class PhotoListing:
         """All named photos, or the first ``limit``; a name given twice or leading out of the folder is rejected."""
         seen: set[str] = set()
         found: list[tuple[bytes, str]] = []
+        escaped = self._escaped()
         for key in self.keys[:limit]:
-            reason = ""
+            reason = NOT_UTF8 if key in escaped else ""
             if key in seen:
-                reason = "duplicate key"
+                reason = DUPLICATE_KEY
             elif "\0" in key or os.path.isabs(key) or ".." in Path(key).parts:  # noqa: PTH117 - a key, not yet a path
                 reason = "leads out of the folder"
             seen.add(key)
             found.append((key.replace("\0", "\\0").encode("utf-8", "surrogateescape"), reason))
         return _file_chunks(self.folder, iter(found), None)
+
+    def _escaped(self) -> set[str]:
+        """Texts of the photos whose names are none: a table can hold no others, but no file is found by them."""
+        if not any("\\x" in key for key in self.keys):
+            return set()
+        texts = [text_of(name) for name, _ in _walk(self.folder)]
+        return {text for text, reason in texts if reason}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,6 +406,7 @@ class IlsvrcTar:
         with _opened_tar(self.file) as file:
             for label, (name, start, end) in enumerate(self._inner()):
                 members = list(islice(_members(file, start, end), left))
+                first_of = {m.name: m.offset_data for m in reversed(members)}
                 left = None if left is None else left - len(members)
                 for first in range(0, len(members), ITEMS_A_CHUNK // 4):
                     part = members[first : first + ITEMS_A_CHUNK // 4]
@@ -407,6 +417,7 @@ class IlsvrcTar:
                             names=b"\0".join(f"{name}/{m.name}".encode("utf-8", "surrogateescape") for m in part),
                             places=array("q", [value for m in part for value in (m.offset_data, m.size)]).tobytes(),
                             n=len(part),
+                            twice=tuple(k for k, m in enumerate(part) if first_of[m.name] != m.offset_data),
                         )
                     )
         return found
@@ -422,26 +433,34 @@ class IlsvrcTar:
         if not inner:
             message = f"{self.file}: holds no class archives; expected nXXXXXXXX.tar for each class"
             raise InputError(message)
-        return sorted(inner)
+        inner.sort()
+        twice = [name for (name, *_), (following, *_) in pairwise(inner) if name == following]
+        if twice:
+            message = f"{self.file}: holds the archive of class {twice[0]} twice; expected one of each class"
+            raise InputError(message)
+        return inner
 
 
 @dataclass(frozen=True, kw_only=True)
 class TarChunk:
-    """Photos of one class. ``places``: offset and size of each, as int64."""
+    """Photos of one class. ``places``: offset and size of each, as int64; ``twice``: those named as an earlier one."""
 
     file: Path
     label: int
     names: bytes
     places: bytes
     n: int
+    twice: tuple[int, ...]
 
     def items(self) -> Iterator[Item]:
         """Read the items."""
         places = array("q")
         places.frombytes(self.places)
+        photos = zip(self.names.split(b"\0"), places[::2], places[1::2], strict=True)
         with _opened_tar(self.file) as file:
-            for name, offset, size in zip(self.names.split(b"\0"), places[::2], places[1::2], strict=True):
+            for number, (name, offset, size) in enumerate(photos):
                 key, reason = text_of(name)
+                reason = DUPLICATE_KEY if number in self.twice else reason
                 if reason:
                     yield Item(key=key, label=self.label, reason=reason)
                     continue

@@ -529,7 +529,11 @@ def _read_rows(file: Path) -> pd.DataFrame:
 
 
 def _heads(rows: pd.DataFrame, boxes: pd.DataFrame) -> np.ndarray:
-    """Number of the true box that each detection matches, -1 for none: kept ones first, then those left out."""
+    """Number of the true box that each detection matches, -1 for none.
+
+    Those that were kept and those left out are matched each by themselves: a better one that was left out takes no head
+    from a kept one, and both may have the same.
+    """
     heads = np.full(len(rows), -1, dtype=np.int64)
     truth = {str(photo): table for photo, table in boxes.groupby("photo")}
     found = rows[rows["photo"].isin(truth) & rows["score"].notna()]

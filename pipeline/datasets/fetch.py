@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from pipeline.core.errors import InputError
 from pipeline.core.params import section
 from pipeline.datasets import sources
 from pipeline.datasets.embedded.heads import RenderedHeads, write_heads
@@ -80,6 +82,11 @@ class Faces:
 
     def __post_init__(self) -> None:
         _exactly_one(rendered=self.rendered, in_place=self.in_place)
+        parts = self.in_place.parts if self.in_place else {}
+        tars = [name for name, part in parts.items() if part.layout == "ilsvrc_tar"]
+        if tars:  # left-out crops are cut again from single photos, and a tar has no way to one
+            message = f"part {tars[0]} has layout ilsvrc_tar; expected photos, image_folder or lmdb: unpack the archive"
+            raise ValueError(message)
 
 
 @section
@@ -152,10 +159,22 @@ def fetch_neardup(out: Path, source: Neardup) -> None:
         def add_truth(folder: Path, partial: Path) -> None:
             truth = read_csv(folder / "ground_truth.csv", ["file", "group", "transform"])
             truth = truth.rename(columns={"file": "key", "transform": "alteration"})
+            truth["group"] = _whole_numbers(truth["group"], folder / "ground_truth.csv")
             truth["group"] = truth["group"].clip(lower=-1)  # each distractor has a negative number of its own
             truth[["key", "group", "alteration"]].to_parquet(partial / "truth.parquet", index=False)
 
         fetch_in_place(out, source.in_place, add=add_truth)
+
+
+def _whole_numbers(column: pd.Series, file: Path) -> pd.Series:
+    """A column of a table of truth as int64; InputError naming the first row that holds something else."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers % 1 == 0)))
+    if len(wrong):
+        found = "nothing" if pd.isna(column.iloc[wrong[0]]) else repr(column.iloc[wrong[0]])
+        message = f"{file}: row {wrong[0] + 1}, column {column.name}: found {found}, expected a whole number"
+        raise InputError(message)
+    return numbers.astype(np.int64)
 
 
 # name -> its params section, and the function that makes the raw folder

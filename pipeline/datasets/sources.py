@@ -5,6 +5,7 @@ import http.client
 import math
 import os
 import tarfile
+import time
 import urllib.request
 import zlib
 from collections.abc import Iterable, Iterator
@@ -45,6 +46,7 @@ SVHN_SITE = "http://ufldl.stanford.edu/housenumbers/"
 SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
 SVHN_EXTRA_FILE = "extra_32x32.mat"
 CHUNK = 2**20
+LEFT_AFTER_S = 24 * 3600  # a download that nobody has written to for so long was killed
 DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError)  # what reading an archive raises
 
 
@@ -318,6 +320,9 @@ def download(url: str, *, belongs: str) -> Path:
     # the process in the name: two profiles may fetch the same file at once
     target = Path(".work/downloads") / f"{os.getpid()}-{url.rpartition('/')[2]}"
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.iterdir():  # of another host, perhaps, so that its process cannot be looked up
+        if left.stat().st_mtime < time.time() - LEFT_AFTER_S:
+            left.unlink(missing_ok=True)
     try:
         with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:
             _receive(response, file, f"downloading {url.rpartition('/')[2]}")

@@ -196,6 +196,9 @@ def _read(path: Path, kind: type[File]) -> File | None:
     except FileNotFoundError as error:
         message = f"{path}: missing; write {{}} into it if nothing is annotated"
         raise InputError(message) from error
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror}); a file of annotations is expected there"
+        raise InputError(message) from error
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError, too
         message = f"{path}: not valid JSON ({error}); download it again from the annotating page"
         raise InputError(message) from error
@@ -250,7 +253,8 @@ def _check_head(
 
 
 def _index(path: Path, where: str, key: str, n_images: int) -> int:
-    if not (key.isdecimal() and str(int(key)) == key and int(key) < n_images):
+    # int() refuses thousands of digits
+    if not (key.isdecimal() and len(key) <= len(str(n_images)) and str(int(key)) == key and int(key) < n_images):
         message = f"{path}, {where}: found index {key!r}, expected one of the deck's, 0 to {n_images - 1}"
         raise InputError(message)
     return int(key)

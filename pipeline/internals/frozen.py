@@ -31,7 +31,7 @@ from pipeline.models.build import (
 )
 from pipeline.models.dcgan import to_signed
 from pipeline.models.layers import AffineBatchNorm, batch_norm_eps
-from pipeline.models.store import read_into, seeds
+from pipeline.models.store import read_into, read_run, seeds
 
 BATCH = 50  # images at once, always: a batch of another shape may be summed in another order
 
@@ -158,6 +158,11 @@ def frozen_generator(model: Path, reference: Reference, compute: Compute) -> Fro
         If the model is missing, its tensors are another network's, or it is none for colour images.
     """
     architecture = _colour(model)
+    released = read_run(model)["params"].get("released")
+    if released and released["generator"] is None:
+        message = f"{model}: the arrays that it was taken from have no generator; name its files in the params "
+        message += "(released.generator), or train the network"
+        raise InputError(message)
     network = build_generator(architecture)
     assert isinstance(network, nn.Sequential)
     read_into(network, model, f"seed{seeds(model)[0]}/generator")

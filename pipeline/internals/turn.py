@@ -4,6 +4,7 @@ The paper averages four samples that look to the left and four that look to the 
 sample itself, so the vector is half of the difference, and the outer columns are one vector away.
 """
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -66,7 +67,7 @@ def chosen_exemplars(yaw: np.ndarray, config: TurnVector, draw: int) -> Turn:
     InputError
         If that share of the deck has too few faces.
     """
-    n = round(config.extreme_share * len(yaw))
+    n = math.floor(config.extreme_share * len(yaw))  # never more than half: no face looks both ways
     if n < config.n_exemplars:
         message = (
             f"params, internals.turn: a share of {config.extreme_share} (extreme_share) of the deck's {len(yaw)} faces "

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.reporting.drawing import Drawn, Metrics, canvas, empty
+from pipeline.reporting.result_files import read_parquet
 
 DUPLICATE_SETS = {"lsun": "near-duplicates planted in LSUN", "neardup": "altered photographs"}
 REPORT_HALF = "report"  # of the groups; radius and offsets were chosen on the other half
@@ -52,7 +53,7 @@ def duplicates(results: Path) -> Drawn:
 
 
 def _rows(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    return read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
 def _shares(row: pd.Series) -> Metrics:

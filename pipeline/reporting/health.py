@@ -6,9 +6,11 @@ import pandas as pd
 
 from pipeline.core.records import number
 from pipeline.models.store import read_run
+from pipeline.reporting.result_files import read_parquet
 
 ENDS = ("d_loss", "g_loss", "d_real", "d_fake")
 NONE = "-"
+NEVER_BELOW = "never below 0.1"  # not "healthy": noise in the pixels alone can keep the diversity above
 
 
 def split(models: list[Path]) -> tuple[list[Path], list[str]]:
@@ -55,39 +57,46 @@ def health_table(models: list[Path]) -> list[str]:
 
 
 def verdict(health: pd.DataFrame) -> str:
-    """In words, from rows (seed, epoch, diversity, collapsed): which seeds collapsed, when, and whether for good.
+    """In words, from rows ([split], seed, epoch, diversity, collapsed): which networks collapsed, and when.
 
     Epochs are counted as done; not every one has a row, so a collapse is dated by the first row that shows it.
     """
     if health.empty:
         return "no record"
     told = []
-    for seed, rows in health.groupby("seed", sort=True):
-        collapsed = rows.sort_values("epoch", kind="stable")["collapsed"].to_numpy(dtype=bool)
+    for network, rows in health.groupby(_network(health), sort=True):
+        in_order = rows.sort_values("epoch", kind="stable")
+        collapsed = in_order["collapsed"].to_numpy(dtype=bool)
         if not collapsed.any():
             continue
-        first = rows.sort_values("epoch", kind="stable")["epoch"].iloc[int(collapsed.argmax())]
+        first = in_order["epoch"].iloc[int(collapsed.argmax())]
         end = "" if collapsed[-1] else ", not at the end"
-        told.append(f"**collapsed after epoch {first}**{end} (seed {seed})")
-    return "; ".join(told) or "no collapse"
+        whose = ", ".join(f"{key} {n}" for key, n in zip(_network(health), network, strict=True))
+        told.append(f"**collapsed after epoch {first}**{end} ({whose})")
+    return "; ".join(told) or NEVER_BELOW
+
+
+def _network(table: pd.DataFrame) -> list[str]:
+    """The columns that tell a run's networks apart: semi-supervised ones are pairs of a labelled split and a seed."""
+    return [name for name in ("split", "seed") if name in table]
 
 
 def _table(model: Path, name: str) -> pd.DataFrame:
     """A table of a model folder; empty where the run kept none, such as one whose networks were released."""
     path = model / f"{name}.parquet"
-    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    return read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
 def _end(table: pd.DataFrame, name: str) -> str:
-    """Mean over the seeds of the last number of each; a row has none for a network that was not updated."""
-    ends = table.groupby("seed")[name].last() if name in table else pd.Series(dtype=float)
+    """Mean over the networks of the last number of each; a row has none for a network that was not updated."""
+    ends = table.groupby(_network(table))[name].last() if name in table else pd.Series(dtype=float)
     return NONE if ends.isna().all() else number(ends.mean(), "", digits=3)
 
 
 def _lowest(health: pd.DataFrame) -> str:
     if health.empty or health["diversity"].isna().all():
         return NONE
-    lowest = health.sort_values(["diversity", "seed", "epoch"], kind="stable").iloc[0]
+    lowest = health.sort_values(["diversity", *_network(health), "epoch"], kind="stable").iloc[0]
     return f"{number(lowest['diversity'], 'share', digits=3)} after epoch {lowest['epoch']:.0f}"
 
 

@@ -34,7 +34,10 @@ SAMPLES = {  # run -> what it generates
 }
 
 READING = {
-    "yes": "The numbers may be set beside the paper's.",
+    "yes": (
+        "The paper's data. What was measured may be set beside the paper's numbers where column `comparable` of the "
+        "table's CSV says yes; the notes of the other rows say what was reduced."
+    ),
     "reduced": "Real data at a reduced schedule: the numbers show the trend, not the paper's result.",
     "no": "Small nets on embedded data: the numbers show that the pipeline works. They reproduce nothing.",
 }
@@ -76,7 +79,8 @@ SCORES_READING = {
     ],
     "reduced": [
         "The paper's rows on real CIFAR-10, with nets and schedules that are much smaller than its own must have been;",
-        "its settings are not published. What can be read is which technique matters here, not the paper's scores.",
+        "its settings are not published. What can be read is how the rows stand to each other here, where no seed of",
+        "them has failed; not the paper's scores.",
     ],
     "no": [
         "Small nets and short schedules on embedded data: no score here reproduces one of the paper, and the order of",
@@ -106,7 +110,8 @@ DATASETS_READING = {
 
 HEALTH_READING = [
     "Gradients: norms in the last updates of the run. Diversity: the median distance of a generated image to the",
-    "nearest other one at fixed z, as a share of the same among real images; near 0, the generator gives one image.",
+    "nearest other one at fixed z, as a share of the same among real images; below 0.1 the run is said to have",
+    "collapsed. Above, it may still give one image with noise in its pixels: the pictures of samples show that.",
 ]
 
 
@@ -153,7 +158,8 @@ def report_parts(
     few_labels : result folders of Improved GAN's runs, for their health
     """
     lines: list[Part] = [f"# Report of profile `{profile}`", "", READING[report.comparable], ""]
-    unread = _not_run(reports / "tables/datasets.csv")
+    csv = reports / "tables/datasets.csv"
+    unread = [] if _unusable(csv) else _not_run(pd.read_csv(csv))
     for name, what in sorted(report.datasets.items()):
         lines.append(f"- {name}: {what}{' (not run in this profile yet)' if DATASETS.get(name) in unread else ''}")
     lines += ["", "What became of every image, with contact sheets: [datasets](datasets.md).", ""]
@@ -260,8 +266,9 @@ def _scores(report: Report, reports: Path) -> list[Part]:
         return [*lines, why, ""]
     table = pd.read_csv(csv)
     lines += [*SCORES_READING[report.comparable], "", *_wide_table(table), ""]
-    lines += ["± of a measured number: over the seeds, or over the splits of the images where there is one seed."]
-    lines += ["`classifier_score_split_spread` is that over the splits, as the paper's own ±.", ""]
+    lines += ["± of a measured number: over the seeds, or over the splits of the images where there is one seed.", ""]
+    if f"{score_tables.CLASSIFIER}_{score_tables.SCORE}_{score_tables.SPLIT_SPREAD}" in set(table["column"]):
+        lines[-1:] = ["`classifier_score_split_spread` is that over the splits, as the paper's own ±.", ""]
     if f"{score_tables.CLASSIFIER}_{score_tables.SCORE}" in set(table["column"]):
         lines += [f"{CLASSIFIER_SCORE} {_accuracy(table)}".strip(), ""]
     whole = Table(name="improved_table3", lines=(_links("improved_table3"),), folded=True)
@@ -352,11 +359,8 @@ def datasets_page(profile: str, report: Report, reports: Path) -> str:
     return markdown(datasets_parts(profile, report, reports))
 
 
-def _not_run(csv: Path) -> list[str]:
-    """Titles of the datasets that the table of datasets has no counts of; none where there is no table to tell it."""
-    if _unusable(csv):
-        return []
-    table = pd.read_csv(csv)
+def _not_run(table: pd.DataFrame) -> list[str]:
+    """Titles of the datasets that the table of datasets has no counts of."""
     return sorted(set(DATASETS.values()) - set(table["row"][table["measured"].notna()]))
 
 
@@ -383,7 +387,7 @@ def datasets_parts(profile: str, report: Report, reports: Path) -> list[Part]:
         cells = " | ".join(f"{counts[name]:,}" for name in ("in", "out", "rejected", "duplicates"))
         photos = f" (detections in {counts['photos']:,} photos)" if "photos" in counts else ""
         lines.append(f"| {title}{photos} | {cells} | {'; '.join(reasons)} |")
-    missing = _not_run(csv)
+    missing = _not_run(table)
     lines += ["", f"Not run in this profile: {', '.join(missing)}."] if missing else []
     lines += ["", "What each of them is here:", ""]
     names = [name for name, title in DATASETS.items() if title in set(measured["row"])]

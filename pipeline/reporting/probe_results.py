@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.reporting.result_files import read_parquet
 from pipeline.reporting.rows import at_most
 
 # name of a features folder and of its results -> what it is, in the order of the figures
@@ -31,7 +32,7 @@ ALL_LABELS = 0  # as labels_per_class
 def read(results: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
     """The results of those stages that have run, by name, in the order asked for."""
     paths = {name: results / f"{name}.parquet" for name in names}
-    return {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
+    return {name: read_parquet(path) for name, path in paths.items() if path.is_file()}
 
 
 def tested(found: pd.DataFrame, labels_per_class: int) -> pd.DataFrame:

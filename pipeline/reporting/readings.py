@@ -95,8 +95,11 @@ def section(profile: str, metrics: Path, name: str, notes: dict[str, str]) -> li
     shown = {figure: own for figure, own in found.items() if _why_nothing(own) is None}
     if not shown:
         return [*lines, *dict.fromkeys(filter(None, map(_why_nothing, found.values()))), ""]
-    for figure in shown:
-        lines += [f"![{wanted.pictures[figure]}](figures/{figure}.png)", ""]
+    for figure, what in wanted.pictures.items():
+        if figure in shown:
+            lines += [f"![{what}](figures/{figure}.png)", ""]
+        else:
+            lines += [f"`{figure}` ({what}): {_why_nothing(found.get(figure, ABSENT)) or NOT_RUN}", ""]
     told = (wanted.text, wanted.embedded if profile == "embedded" else "", _runs(name, shown, notes))
     lines += [" ".join(filter(None, told)), ""]
     lines += [*wanted.reading(shown | _ran(metrics, wanted.also)), ""]
@@ -439,11 +442,12 @@ def ensembles(table: Iterable[dict[Any, Any]]) -> list[str]:
         if name != papers.ENSEMBLE or mean is None:
             continue
         together, alone = float(row["measured"]), float(mean["measured"])
-        verdict = "better" if together < alone else "not better"
+        verdict = "fewer errors" if together < alone else "no fewer errors"  # no uncertainty here: the claims weigh it
         n_labels = int(row["n_labels"])  # a small profile has fewer than the paper's column says
         told[n_labels] = (
             f"- {n_labels:,} labels: ensemble of {int(row['n_seeds'])} {number(together, row['unit'])}, mean of single "
-            f"networks {number(alone, row['unit'])} ({UNITS.get(row['unit'], row['unit'])}): the ensemble is {verdict}"
+            f"networks {number(alone, row['unit'])} ({UNITS.get(row['unit'], row['unit'])}): the ensemble makes "
+            f"{verdict}"
         )
     return [told[n_labels] for n_labels in sorted(told)]
 

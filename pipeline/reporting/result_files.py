@@ -35,17 +35,32 @@ def arrays(path: Path, **dimensions: int) -> dict[str, np.ndarray] | None:
     return found
 
 
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A parquet, whatever columns it has.
+
+    Raises
+    ------
+    InputError
+        If it is no whole parquet.
+    """
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        message = f"{path}: not a readable parquet ({error}); run the stage that writes it again"
+        raise InputError(message) from error
+
+
 def table(path: Path, columns: Iterable[str]) -> pd.DataFrame | None:
     """These columns of a parquet; None if the stage has not run.
 
     Raises
     ------
     InputError
-        If one is missing.
+        If it is damaged, or a column is missing.
     """
     if not path.is_file():
         return None
-    found, columns = pd.read_parquet(path), list(columns)
+    found, columns = read_parquet(path), list(columns)
     missing = [name for name in columns if name not in found]
     if missing:
         columns_found = ", ".join(map(str, found))

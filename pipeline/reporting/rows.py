@@ -10,6 +10,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.params import section
 from pipeline.core.records import COLUMNS, ResultRow
 from pipeline.papers import Published
+from pipeline.reporting.result_files import read_parquet
 
 NOT_RUN = "not run in this profile yet"
 NOT_MADE = "not made"
@@ -117,7 +118,7 @@ def read_results(path: Path) -> pd.DataFrame:
     if not path.is_file():
         message = f"{path}: missing; run dvc repro neighbours@{path.stem}"
         raise InputError(message)
-    return pd.read_parquet(path)
+    return read_parquet(path)
 
 
 def at_most(sizes: pd.Series, nominal: int) -> int | None:

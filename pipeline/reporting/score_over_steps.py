@@ -6,6 +6,7 @@ import pandas as pd
 
 from pipeline import papers
 from pipeline.reporting.drawing import Drawn, Metrics, canvas, empty
+from pipeline.reporting.result_files import read_parquet
 from pipeline.reporting.rows import NOT_RUN
 from pipeline.reporting.score_tables import CLASSIFIER, REAL, RUNS, SCORE
 
@@ -19,7 +20,7 @@ def score_over_steps(results: Path) -> Drawn:
     By the Inception network where all rows that were run have its scores, else by our own classifier: one measure.
     Scores are of fewer images than the table's, in one part.
     """
-    found = {name: pd.read_parquet(path) for name in RUNS.values() if (path := results / f"{name}.parquet").is_file()}
+    found = {name: read_parquet(path) for name in RUNS.values() if (path := results / f"{name}.parquet").is_file()}
     runs = {name: table for name, table in found.items() if name != REAL and len(table)}
     if not runs:
         return empty(NOT_RUN)

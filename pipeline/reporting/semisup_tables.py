@@ -460,11 +460,22 @@ def _switches(row: str, run: Run, authors: Mapping[str, Value]) -> list[Said]:
     """Each setting that is not the authors', in words."""
     parts = [name for name in WORDS if row != LABELS_ONLY or name not in OF_THE_GENERATOR]
     pairs = [(name, run.settings.get(name), authors.get(name)) for name in parts]
-    return [
+    said = [
         Said(text=f"{WORDS[name]} {_value(name, ours)} instead of {_value(name, theirs)}", differs=True)
         for name, ours, theirs in pairs
         if ours != theirs
     ]
+    return said + (_faster_average(run) if row == LABELS_ONLY else [])
+
+
+def _faster_average(run: Run) -> list[Said]:
+    """The parameter average forgets as much faster as the schedule on labels alone is shorter; see its training."""
+    rate = float(run.settings.get("parameter_average") or 0.0)
+    faster = min(1.0, rate * run.epochs / run.labels_only_epochs)
+    if faster == rate:
+        return []
+    epochs = f"{run.epochs} / {run.labels_only_epochs} epochs"
+    return [Said(text=f"on labels alone the parameter average has the rate {faster:g}: {rate:g} times {epochs}")]
 
 
 def _value(name: str, value: Value | None) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from pipeline import papers
 from pipeline.core.records import ResultRow
 from pipeline.reporting.probe_tables import dcgan_table1, dcgan_table2
+from pipeline.reporting.result_files import read_parquet
 from pipeline.reporting.rows import NOT_RUN, Extra, Place, Report, at_most, joined, quoted, read_results, result
 from pipeline.reporting.running_text import NO_TRUTH
 from pipeline.reporting.score_tables import improved_table3
@@ -50,7 +51,7 @@ UNITS = {
     "constant_units": "units",
     "groups": "groups",
 }
-NOMINAL = {papers.AT_50K: 50_000, papers.AT_10M: 10_000_000}
+NOMINAL, N_TEST = {papers.AT_50K: 50_000, papers.AT_10M: 10_000_000}, 10_000
 
 
 def dcgan_table3(results: Path, report: Report) -> list[ResultRow]:
@@ -106,7 +107,7 @@ def _counts(path: Path) -> dict[str, float]:
     """quantity -> value; empty if the stage has not run in this profile."""
     if not path.is_file():
         return {}
-    found = pd.read_parquet(path)
+    found = read_parquet(path)
     return dict(zip(found["quantity"], found["value"].astype(float), strict=True))
 
 
@@ -177,8 +178,13 @@ def _row(place: Place, found: pd.DataFrame, name: str, report: Report, *, notes:
     real = bool((found["network"] == "real").all())
     n_images, n_test, nominal = int(found["n_images"].iloc[0]), int(found["n_test"].iloc[0]), NOMINAL[place.column]
     kind = "real training" if real else "generated"
-    # the real digits need no schedule: with all of them, the row of a reduced profile is the paper's
-    whole = real and n_images == nominal and report.comparable == "reduced"
+    comparable, whole = report.comparable, n_images == nominal and n_test == N_TEST
+    if real and whole and comparable == "reduced":
+        comparable = (
+            "yes"  # the real digits need no schedule: with all of them, the row of a reduced profile is the paper's
+        )
+    elif not whole and comparable == "yes":
+        comparable = "reduced"
     return result(
         place,
         measured=float(errors.mean()),
@@ -188,12 +194,12 @@ def _row(place: Place, found: pd.DataFrame, name: str, report: Report, *, notes:
         n_images=n_images,
         n_labels=int(found["n_labels"].iloc[0]),
         dataset=report.datasets["mnist"],
-        comparable="yes" if whole else report.comparable,
+        comparable=comparable,
         note=joined(
             f"{n_images:,} {kind} digits instead of {nominal:,}" if n_images != nominal else "",
             *notes,
             "" if real else f"epochs {', '.join(str(epoch) for epoch in found['epoch'])}",
-            f"{n_test:,} test digits" if n_test != 10_000 else "",
+            f"{n_test:,} test digits" if n_test != N_TEST else "",
             report.notes.get(name, ""),
         ),
     )

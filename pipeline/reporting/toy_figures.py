@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.reporting.drawing import Drawn, Metrics, canvas
+from pipeline.reporting.result_files import read_parquet
 
 DIGITS = 6  # significant digits of a metric
 LATE = 0.9  # of the steps: from here on the largest distance is taken
@@ -68,7 +69,7 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         message = f"{path}: missing; run dvc repro toy_games"
         raise InputError(message)
-    return pd.read_parquet(path)
+    return read_parquet(path)
 
 
 def _strength(rows: pd.DataFrame) -> float:

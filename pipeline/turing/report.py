@@ -107,7 +107,7 @@ def table(decks: Mapping[str, Deck], votes: pd.DataFrame, reading: Report) -> li
     ----------
     votes : as :func:`pipeline.turing.votes.read_votes` gives them; those on other decks are counted apart
     """
-    printed, extras = [], []
+    printed, extras, informed = [], [], _informed(votes)
     for name in dict.fromkeys([*PUBLISHED, *decks]):
         deck = decks.get(name)
         if deck is None:
@@ -116,7 +116,9 @@ def table(decks: Mapping[str, Deck], votes: pd.DataFrame, reading: Report) -> li
             continue
         mine = votes[votes["deck"] == deck.sha256]
         places = PUBLISHED.get(name) or (Extra(row=f"{deck.title} ({name})", column=CORRECT, unit=PERCENT),)
-        (printed if name in PUBLISHED else extras).extend(_headline(deck, places, mine, reading))
+        (printed if name in PUBLISHED else extras).extend(
+            _headline(deck, places, mine, informed.loc[mine.index], reading)
+        )
         taken = {place.column for place in places}
         extras += [row for mode in PREFIXES for row in _columns(deck, places[0].row, mode, mine, reading, taken)]
         extras += _annotator_rows(deck, places[0].row, mine, reading)
@@ -124,8 +126,10 @@ def table(decks: Mapping[str, Deck], votes: pd.DataFrame, reading: Report) -> li
     return [*printed, authors, *extras, *_other_rows(decks, votes)]
 
 
-def _headline(deck: Deck, places: Sequence[Place], votes: pd.DataFrame, reading: Report) -> list[ResultRow]:
-    """Rows of the printed numbers: all annotators without feedback."""
+def _headline(
+    deck: Deck, places: Sequence[Place], votes: pd.DataFrame, informed: pd.Series, reading: Report
+) -> list[ResultRow]:
+    """Rows of the printed numbers: all annotators without feedback; ``informed`` of these votes as ``_informed``."""
     dataset, more = _dataset(deck.dataset, reading), reading.notes.get(deck.model, "")
     plain = votes[votes["mode"] == "plain"]
     if plain.empty:
@@ -133,16 +137,21 @@ def _headline(deck: Deck, places: Sequence[Place], votes: pd.DataFrame, reading:
         return [_row(place, reading, dataset, note=note) for place in places]
     whole = summary(plain)
     ranked = RANKED if deck.name == "cifar10_top" else ""
-    note = joined(_counts(whole), _told(votes), DEPENDENT, PROTOCOL if deck.name in PUBLISHED else "", ranked, more)
+    note = joined(
+        _counts(whole), _told(int(informed.sum())), DEPENDENT, PROTOCOL if deck.name in PUBLISHED else "", ranked, more
+    )
     values = {CORRECT: whole.correct, ERROR: 100 - whole.correct}
     return [_row(place, reading, dataset, note=note, measured=values[place.column], of=whole) for place in places]
 
 
-def _told(votes: pd.DataFrame) -> str:
-    """How many votes without feedback came after the same annotator's first with it, who knew answers by then."""
+def _informed(votes: pd.DataFrame) -> pd.Series:
+    """Whether a vote without feedback came after the same annotator's first with it, on whatever deck."""
     shown = votes["mode"] == "feedback"
-    after = shown.groupby(votes["annotator"]).cummax().astype(bool) & ~shown  # votes are in the order of the file
-    return f"{after.sum():,} of them by annotators who had been shown mistakes before" if after.any() else ""
+    return shown.groupby(votes["annotator"]).cummax().astype(bool) & ~shown  # votes are in the order of the file
+
+
+def _told(n_informed: int) -> str:
+    return f"{n_informed:,} of them by annotators who had been shown mistakes before" if n_informed else ""
 
 
 def _annotator_rows(deck: Deck, row: str, votes: pd.DataFrame, reading: Report) -> list[ResultRow]:
@@ -231,7 +240,7 @@ def _row(
     return result(
         place,
         dataset=dataset,
-        comparable=reading.comparable,
+        comparable="reduced" if of and reading.comparable == "yes" else reading.comparable,  # by PROTOCOL
         note=note,
         measured=measured,
         spread=spread,

@@ -48,7 +48,7 @@ def write_files(folder, contents):
 def tar_of(contents):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, content in contents.items():
+        for name, content in contents.items() if isinstance(contents, dict) else contents:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -211,6 +211,17 @@ def test_photo_listing(tmp_path):
     assert len(items_of(PhotoListing(folder=tmp_path / "in", keys=keys), limit=2)) == 2
 
 
+def test_a_listed_name_that_is_no_text_is_the_reason(tmp_path):
+    """A table names such a file by its escaped text, by which no file is found."""
+    (tmp_path / "in").mkdir()
+    name = os.fsencode(tmp_path / "in") + b"/caf\xe9.jpg"
+    with open(name, "wb") as file:  # noqa: PTH123 - bytes
+        file.write(b"1")
+    keys = ("caf\\xe9.jpg", "gone\\xe9.jpg")
+    found = items_of(PhotoListing(folder=tmp_path / "in", keys=keys))
+    assert [item.reason for item in found] == ["name is not UTF-8", "cannot be read: No such file or directory"]
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     write_files(root, {"n01/a.jpg": b"1"})
@@ -320,6 +331,23 @@ def test_ilsvrc_tar_equals_the_unpacked_folder(ilsvrc, tmp_path):
         write_files(folder / name, photos)
     unpacked = {(item.key, item.label, item.content) for item in items_of(ImageFolder(folder=folder))}
     assert {(item.key, item.label, item.content) for item in items_of(IlsvrcTar(file=ilsvrc))} == unpacked
+
+
+def test_a_photo_given_twice_in_its_class_is_rejected(tmp_path, monkeypatch):
+    """In its class folder the later one would have replaced the earlier; here nothing is lost in silence."""
+    monkeypatch.setattr(archives, "ITEMS_A_CHUNK", 4)
+    twice = tar_of([("a.JPEG", b"1"), ("b.JPEG", b"2"), ("a.JPEG", b"3")])
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of({"n01.tar": twice, "n02.tar": tar_of({"a.JPEG": b"4"})}))
+    found = [(item.key, item.content, item.reason) for item in items_of(IlsvrcTar(file=path))]
+    first, second = [("n01/a.JPEG", b"1", ""), ("n01/b.JPEG", b"2", "")], ("n01/a.JPEG", None, "duplicate key")
+    assert found == [*first, second, ("n02/a.JPEG", b"4", "")]
+
+
+def test_a_class_archive_given_twice_is_refused(tmp_path):
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of([(f"{folder}/n01.tar", tar_of({"a.JPEG": b"1"})) for folder in "ab"]))
+    assert "holds the archive of class n01 twice" in refusal(IlsvrcTar(file=path))
 
 
 def test_inner_tars_without_closing_zeros(tmp_path):

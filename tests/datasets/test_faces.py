@@ -533,14 +533,27 @@ def test_photos_left_in_place_are_the_pinned_ones(in_place, listed):
     assert len(detect(in_place, scratch=in_place.parent / "again")[0].index) == 4
 
 
-def test_sheets_of_crops(raw):
+def test_sheets_of_crops(tmp_path):
+    raw = tmp_path / "raw"
+    write_photos(raw)
+    (raw / "b/small, too.jpg").write_bytes(jpeg(np.roll(photo(SMALL), 100, axis=1)))
     _, rejects = detect(raw)
     boxes = rejects[rejects["x1"].notna()]
     crops = faces.rejected_crops(raw, rejects, 100, seed=0, size=16, decoding=DECODING)
     assert crops.shape == (len(boxes), 16, 16, 3)
-    row = boxes.iloc[-1]
-    part = np.asarray(Image.open(raw / row["photo"]))[row["y1"] : row["y2"], row["x1"] : row["x2"]]
-    assert (crops[-1] == cv2.resize(part, (16, 16), interpolation=cv2.INTER_AREA)).all()
+    assert set(boxes["photo"]) == {"b/small.jpg", "b/small, too.jpg"}
+    for crop, row in zip(crops, boxes.to_dict("records"), strict=True):
+        picture = np.asarray(Image.open(raw / row["photo"]).convert("RGB"))
+        assert (crop == faces.crop(picture, np.array([row[name] for name in ("x1", "y1", "x2", "y2")]), 16)).all()
+
+
+def test_a_better_one_that_was_left_out_takes_no_head_from_a_kept_one():
+    near, far = [10.0, 10.0, 50.0, 50.0], [12.0, 12.0, 52.0, 52.0]
+    truth = pd.DataFrame([("a", 5, *near)], columns=["photo", "head", *faces.BOX])
+    rows = pd.DataFrame(
+        [("a", *near, 0.9, "too small"), ("a", *far, 0.5, "")], columns=["photo", *faces.BOX, "score", "reason"]
+    )
+    assert faces._heads(rows, truth).tolist() == [5, 5]
 
 
 def test_a_crop_that_leaves_the_photo_is_filled_up():

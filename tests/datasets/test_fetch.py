@@ -1,5 +1,6 @@
 """The choice between rendered, official and left-in-place data; the tables beside data left in place."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -32,6 +33,14 @@ def test_every_profile_has_every_source(root, file, name):
 def test_exactly_one_source(rendered, in_place, found):
     with pytest.raises(ValueError, match=f"exactly one of rendered, in_place .*found {found}"):
         Imagenet(rendered=rendered, in_place=in_place)
+
+
+def test_faces_in_the_ilsvrc_tar_are_refused_at_once():
+    """Single photos are cut again for the sheet of what was left out; a tar has no way to one."""
+    part = PinnedPart(layout="ilsvrc_tar", pin=Pin(n_images=1, sha256=None))
+    place = InPlace(folder="imagenet", tables={}, parts={"train.tar": part})
+    with pytest.raises(ValueError, match=r"part train\.tar has layout ilsvrc_tar; expected photos, .*unpack"):
+        Faces(rendered=None, in_place=place, split_seed=0)
 
 
 def test_params_without_a_source_are_refused(tmp_path):
@@ -109,6 +118,20 @@ def test_the_truth_is_pinned_too(tmp_path, monkeypatch, text, words):
         (tmp_path / "neardup/ground_truth.csv").write_text(text)
     place = pinned("images", folder="neardup", tables={"ground_truth.csv": 64 * "0"})
     with pytest.raises(InputError, match=f"ground_truth.csv: .*{words}"):
+        fetch_neardup(tmp_path / "raw", Neardup(rendered=None, in_place=place))
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "found"), [("x", "'x'"), ("", "nothing"), ("1.5", "1.5"), ("inf", "inf"), ("True", "True")]
+)
+def test_groups_that_are_no_whole_numbers_are_refused(tmp_path, monkeypatch, group, found):
+    monkeypatch.setenv("GAN_DATA", str(tmp_path))
+    photos_below(tmp_path / "neardup", "images/a.png", "images/b.png")
+    file = tmp_path / "neardup/ground_truth.csv"
+    file.write_text(f"file,group,transform\na.png,3,o\nb.png,{group},o\n")
+    place = pinned("images", folder="neardup", tables={file.name: hashlib.sha256(file.read_bytes()).hexdigest()})
+    with pytest.raises(InputError, match=rf"ground_truth\.csv: row 2, column group: found .*{found}.*expected a whole"):
         fetch_neardup(tmp_path / "raw", Neardup(rendered=None, in_place=place))
     assert not (tmp_path / "raw").exists()
 

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import tarfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -194,6 +195,17 @@ def test_downloaded(work, monkeypatch):
     assert fetched(Path("out")) == TOY
     assert asked == [f"{sources.MNIST_MIRROR}{name}.gz" for name in MNIST_FILES]
     assert [path for path in Path(".work").rglob("*") if path.is_file()] == []
+
+
+def test_what_a_killed_download_left_is_removed(work, monkeypatch):
+    folder = Path(".work/downloads")
+    folder.mkdir(parents=True)
+    for name, age_h in (("11-train.gz", 25), ("12-train.gz", 1)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - 3600 * age_h,) * 2)
+    serve(monkeypatch, {f"{name}.gz": gzip.compress(content) for name, content in TOY.items()})
+    sources.fetch_mnist(Path("out"), PINNED)
+    assert [path.name for path in folder.iterdir()] == ["12-train.gz"], "another process may still write to it"
 
 
 def test_only_what_gan_data_lacks_is_downloaded(raw, monkeypatch):

@@ -149,6 +149,12 @@ def test_bad_file(tmp_path, generator, boxes_file, exemplars_file, kind, change,
     refused(reader, path, change if isinstance(change, bytes) else changed(file, *change), generator, says)
 
 
+def test_a_folder_in_its_place(tmp_path, generator):
+    (tmp_path / "boxes.json").mkdir()
+    with pytest.raises(InputError, match=r"boxes\.json: cannot be read \(Is a directory\); a file of annotations is"):
+        read_boxes(tmp_path / "boxes.json", generator=generator, n_images=N_IMAGES)
+
+
 def test_missing_file(tmp_path, generator):
     with pytest.raises(InputError, match=r"boxes\.json: missing; write \{\} into it"):
         read_boxes(tmp_path / "boxes.json", generator=generator, n_images=N_IMAGES)
@@ -162,6 +168,7 @@ def test_missing_file(tmp_path, generator):
         (["boxes", "20"], [[1, 1, 2, 2]], "boxes: found index '20', expected one of the deck's, 0 to 19"),
         (["boxes", "-1"], [[1, 1, 2, 2]], "boxes: found index '-1'"),
         (["boxes", "02"], [[1, 1, 2, 2]], "boxes: found index '02'"),
+        (["boxes", "1" * 5000], [[1, 1, 2, 2]], "boxes: found index '1111"),
         (["boxes", "²"], [[1, 1, 2, 2]], "boxes: found index '²'"),
         (["boxes", "2"], [[1, 1, 2]], "boxes.2.0: List should have at least 4 items"),
         (["boxes", "2"], [[1, 1, 2, 2, 2]], "boxes.2.0: List should have at most 4 items"),

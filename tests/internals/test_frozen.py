@@ -120,6 +120,15 @@ def test_the_same_model_twice(model: Path):
     assert (other != first).any(), "other z, other statistics"
 
 
+def test_a_run_of_which_no_generator_was_released_is_named(tmp_path: Path):
+    released = {"folder": "theirs", "generator": None, "discriminator": "*.npy", "sha256": None}
+    run = {"params": {"architecture": dataclasses.asdict(ARCHITECTURE), "seeds": [0], "released": released}}
+    tensors = store.named_tensors("seed0/discriminator", build_discriminator(ARCHITECTURE))
+    store.write_model(tmp_path / "taken", tensors, run, {})
+    with pytest.raises(InputError, match=r"taken: .* have no generator; name its files in the params \(released\.gen"):
+        frozen_generator(tmp_path / "taken", REFERENCE, FP32)
+
+
 # ---- statistics -----------------------------------------------------------------------------------------------------
 
 

@@ -80,6 +80,13 @@ def test_exemplars_are_among_those_turned_furthest():
     assert chosen_exemplars(yaw, CONFIG, 0) != chosen_exemplars(yaw, CONFIG, 1)
 
 
+def test_no_face_looks_both_ways():
+    config = dataclasses.replace(CONFIG, extreme_share=0.5, n_exemplars=3)
+    for draw in range(20):
+        exemplars = chosen_exemplars(np.arange(7.0), config, draw)
+        assert not {*exemplars.left} & {*exemplars.right}
+
+
 def test_too_few_faces_to_draw_exemplars_from():
     match = r"internals\.turn: a share of 0\.01 \(extreme_share\) of the deck's 200 faces is 2, expected at least 4"
     with pytest.raises(InputError, match=match):

@@ -56,7 +56,7 @@ def test_epochs_chosen_are_those_of_the_seeds(tmp_path):
 
 def test_health_is_gradients_and_diversity(tmp_path):
     lines = health_table([model(tmp_path, "run", history=history(), health=HEALTHY)])
-    assert lines[-1] == "| run | 1.500 | 5.000 | 0.500 | 0.250 after epoch 2 | no collapse |"
+    assert lines[-1] == "| run | 1.500 | 5.000 | 0.500 | 0.250 after epoch 2 | never below 0.1 |"
 
 
 def test_collapse_is_said_with_its_epoch():
@@ -65,6 +65,21 @@ def test_collapse_is_said_with_its_epoch():
         "**collapsed after epoch 2** (seed 0); **collapsed after epoch 1**, not at the end (seed 1)"
     )
     assert verdict(rows.iloc[::-1]) == verdict(rows)  # by epoch, not by place
+
+
+def test_networks_of_a_split_are_told_apart():
+    rows = pd.concat(
+        [
+            health((0, 30, 0.01, True), (0, 60, 0.01, True)).assign(split=0),
+            health((0, 30, 0.8, False), (0, 60, 0.8, False)).assign(split=1),
+        ]
+    )
+    assert verdict(rows) == "**collapsed after epoch 30** (split 0, seed 0)"
+
+
+def test_ends_are_means_over_every_pair_of_split_and_seed(tmp_path):
+    rows = pd.concat([health((0, 2, 0.25, False)).assign(split=0), health((0, 2, 0.75, False)).assign(split=1)])
+    assert "| 0.500 | 0.250 after epoch 2 |" in health_table([model(tmp_path, "run", health=rows)])[-1]
 
 
 def test_runs_from_before_the_health_record_have_none(tmp_path):
@@ -83,7 +98,7 @@ def test_networks_that_were_not_trained_here_have_no_ends(tmp_path):
 def test_unknown_diversity_is_no_number(tmp_path):
     rows = health((0, 1, np.nan, False))
     assert health_table([model(tmp_path, "run", history=history(), health=rows)])[-1].endswith(
-        "| - | - | no collapse |"
+        "| - | - | never below 0.1 |"
     )
 
 

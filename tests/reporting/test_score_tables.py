@@ -355,7 +355,7 @@ def test_the_record_of_another_run_is_refused(tmp_path):
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     made.write_scores(tmp_path, "is_bn")
     (tmp_path / "is_bn.parquet").write_bytes(b"PAR1 and no more")
-    refused(tmp_path, r"is_bn\.parquet: damaged \(.*run score@is_bn again")
+    refused(tmp_path, r"is_bn\.parquet: not a readable parquet \(.*again")
 
 
 def change(folder, edit):
@@ -412,6 +412,17 @@ def written(folder, tmp_path):
         improved_table3(folder, report()), "T", csv=csv, md=tmp_path / "t.md", metrics=tmp_path / "m.json"
     )
     return orderings(pd.read_csv(csv).to_dict("records"))
+
+
+def test_seeds_that_failed_are_told_in_the_note_and_at_the_orderings(tmp_path):
+    """Samples of one picture and some noise: no score of them says anything of the technique."""
+    made.write_scores(tmp_path / "r", "is_nolabels_ha", means=(1.02, 2.0, 1.04), split_sd=0.001)
+    made.write_scores(tmp_path / "r", "is_nosmooth", means=(3.0, 3.1, 3.2))
+    rows = {row.row: row.note for row in improved_table3(tmp_path / "r", report()) if row.column == "classifier_score"}
+    assert "the classifier takes all samples for alike of seed 0 and 2 (score below 1.05)" in rows["-L+HA"]
+    assert "alike" not in rows["-LS"]
+    line = next(line for line in written(tmp_path / "r", tmp_path) if line.startswith("- -L+HA"))
+    assert "; seeds of -L+HA failed, as the notes say" in line
 
 
 def test_all_orderings_of_the_paper_are_told(tmp_path):

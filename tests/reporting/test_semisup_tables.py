@@ -279,11 +279,25 @@ def test_labels_only_stand_beside_the_same_networks(tmp_path):
     row = found[ALONE, "labels_100"]
     assert (row.measured, row.spread) == (pytest.approx(2500.0), pytest.approx(50 * 200**0.5))
     assert (row.spread_over, row.n_seeds, row.n_labels, row.n_images) == ("seeds", 2, 100, 100)
-    said = "one split instead of 10; 2 seeds; 5 epochs; 350 steps; 200 test images instead of 10,000; a short schedule"
-    assert row.note == said, "no generator and no image without a label had a part in it"
+    assert row.note == (  # no generator and no image without a label had a part in it
+        "one split instead of 10; 2 seeds; 5 epochs; 350 steps; 200 test images instead of 10,000; "
+        "on labels alone the parameter average has the rate 0.006: 0.0001 times 300 / 5 epochs; a short schedule"
+    )
     write_run(tmp_path, "mnist-50", wrong_on(2, 4, 6, 8), alone=wrong_on(40, 0, 60, 0), splits=(0, 1))
     row = table("improved_table1", tmp_path)[ALONE, "labels_50"]
     assert (row.measured, row.spread_over, row.n_seeds) == (pytest.approx(2500.0), "splits", 2)
+
+
+@pytest.mark.parametrize(
+    ("rate", "epochs", "told"),
+    [(0.0, (300, 0), ""), (1e-4, (5, 0), ""), (0.5, (10, 10), "the rate 1: 0.5 times 20 / 5 epochs")],
+)
+def test_the_average_on_labels_alone_is_told_at_the_rate_of_its_training(tmp_path, rate, epochs, told):
+    """That of ``train_labels_only``: as much faster as its schedule is shorter, 1 at most."""
+    write_run(tmp_path, "mnist-100", wrong_on(2), alone=wrong_on(40), epochs=epochs, parameter_average=rate)
+    note = table("improved_table1", tmp_path)[ALONE, "labels_100"].note
+    assert told in note
+    assert bool(told) == ("on labels alone" in note)
 
 
 def test_labels_only_are_left_out_where_they_were_not_trained(tmp_path):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline import papers
+from pipeline.core.errors import InputError
 from pipeline.core.records import ResultRow
 from pipeline.reporting.tables import Report, dcgan_table3
 
@@ -126,6 +127,37 @@ def test_fewer_test_digits_are_told(tmp_path):
 def test_fewer_real_digits_stay_reduced(tmp_path):
     rows = dcgan_table3(write(tmp_path, real=results([(-1, "real", -1, 3500, 6.8)])), REPORT)
     assert next(r.comparable for r in rows if r.row == "Real Data") == "reduced"
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "n_images", "n_test", "comparable"),
+    [
+        ("gan_mnist", (0, "generator", 9, 50_000, 3.0), 50_000, 10_000, "yes"),
+        ("gan_mnist", (0, "generator", 9, 10_000, 3.0), 10_000, 10_000, "reduced"),
+        ("gan_mnist", (0, "generator", 9, 50_000, 3.0), 50_000, 2_000, "reduced"),
+        ("real", (-1, "real", -1, 5_000, 3.0), 5_000, 10_000, "reduced"),
+        ("real", (-1, "real", -1, 50_000, 3.0), 50_000, 2_000, "reduced"),
+    ],
+)
+def test_the_paper_profile_says_less_of_fewer_digits(tmp_path, name, row, n_images, n_test, comparable):
+    paper = Report(comparable="yes", notes={}, datasets=REPORT.datasets)
+    rows = dcgan_table3(write(tmp_path, **{name: results([row], n_test=n_test)}), paper)
+    found = next(r for r in rows if r.measured == 3.0)
+    assert (found.n_images, found.comparable) == (n_images, comparable)
+
+
+def test_all_real_digits_but_fewer_test_digits_stay_reduced(tmp_path):
+    rows = dcgan_table3(write(tmp_path, real=results([(-1, "real", -1, 50_000, 3.2)], n_test=2_000)), REPORT)
+    assert next(r.comparable for r in rows if r.row == "Real Data") == "reduced"
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_damaged_results_are_named(tmp_path, content):
+    (tmp_path / "real.parquet").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"real\.parquet: not a readable parquet \(.*run the stage that writes it again"
+    ):
+        dcgan_table3(tmp_path, REPORT)
 
 
 @pytest.mark.parametrize("profile", ["embedded", "laptop", "paper"])

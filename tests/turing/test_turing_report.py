@@ -263,3 +263,21 @@ def test_votes_after_feedback_are_counted_in_the_note(tmp_path):
     after = cells(report.table(DECKS, read_votes(tmp_path / "votes.jsonl"), READING))[MNIST, "percent_correct"]
     assert "shown mistakes before" not in before.note
     assert "9 of them by annotators who had been shown mistakes before" in after.note
+
+
+def test_mistakes_shown_on_another_deck_count(tmp_path):
+    with VoteLog(tmp_path / "votes.jsonl") as log:
+        log.add(nine(DECKS["cifar10"], annotator="a1", mode="feedback"))
+        log.add(nine(DECKS["mnist"], annotator="a1"))
+    found = cells(report.table(DECKS, read_votes(tmp_path / "votes.jsonl"), READING))
+    assert "9 of them by annotators who had been shown mistakes before" in found[MNIST, "percent_correct"].note
+
+
+def test_votes_are_never_quite_the_papers(tmp_path):
+    """Its page and its annotators are not described; without votes the profile's word stands."""
+    paper = replace(READING, comparable="yes")
+    with VoteLog(tmp_path / "votes.jsonl") as log:
+        log.add(nine(DECKS["mnist"], annotator="a1"))
+    rows = report.table(DECKS, read_votes(tmp_path / "votes.jsonl"), paper)
+    assert {row.comparable for row in rows if row.measured is not None and row.dataset} == {"reduced"}
+    assert {row.comparable for row in rows if row.measured is None and row.kind == "ours"} == {"yes"}
