@@ -8,6 +8,7 @@ out the windows of one photo. Both give the same boxes as ours.
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -116,7 +117,10 @@ def speed(n_photos: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=int, default=300)
-    speed(parser.parse_args().photos)
+    try:
+        speed(parser.parse_args().photos)
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

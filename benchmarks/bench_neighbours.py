@@ -56,7 +56,7 @@ def squared_distances(queries: np.ndarray, candidates: np.ndarray, index: np.nda
 
 
 def speed(n_queries: int, n_candidates: int) -> None:
-    import faiss  # pyright: ignore[reportMissingImports] - the bench extra installs it
+    import faiss  # pyright: ignore[reportMissingImports] - it has no types
 
     faiss.omp_set_num_threads(COMPUTE.threads)
     queries, candidates, what = digits(n_queries, n_candidates)

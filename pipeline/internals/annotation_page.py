@@ -32,6 +32,7 @@ from pipeline.internals.annotations import (
     read_exemplars,
 )
 from pipeline.internals.frozen import FrozenGenerator, Reference, frozen_generator
+from pipeline.models.store import RUN_FILE
 
 MOST_FACES = 400  # on one page; of a larger deck the first ones, and those that are exemplars already
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -171,7 +172,12 @@ def open_desk(kind: Kind, profile: str, params_file: Path) -> Desk:
     reference = params.load(params_file, Reference, "internals.reference")
     n_images = _deck_size(params_file, subject.deck_size)
     compute.set_up(machine)
-    generator = frozen_generator(Path("data") / profile / "models" / subject.model, reference, machine)
+    model = Path("data") / profile / "models" / subject.model
+    if not (model / RUN_FILE).is_file():
+        graph = "" if profile == "embedded" else f"profiles/{profile}/dvc.yaml:"
+        message = f"{model}: not trained here; run dvc --wait-for-lock repro {graph}train@{subject.model}"
+        raise InputError(message)
+    generator = frozen_generator(model, reference, machine)
     place = Path("annotations") / profile / subject.file_name
     return Desk(kind=kind, place=place, generator=generator, n_images=n_images)
 

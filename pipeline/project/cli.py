@@ -163,7 +163,7 @@ def run(
     """
     from pipeline.project import fan_out
 
-    named = gpus.split(",") if gpus else []
+    named = [gpu.strip() for gpu in gpus.split(",")] if gpus else []
     raise typer.Exit(0 if fan_out.run(targets or [], jobs, named, profile) else 1)
 
 

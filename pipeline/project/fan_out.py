@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from pipeline.core.errors import InputError
 from pipeline.core.scratch import locked
@@ -203,10 +203,13 @@ def run(targets: Sequence[str], jobs: int | None = None, gpus: Sequence[str] = (
     if profile not in lock.PROFILES:
         message = f"run: found the profile '{profile}'; expected {', '.join(lock.PROFILES)}"
         raise InputError(message)
-    if len(set(gpus)) < len(gpus) or not all(gpu.strip() for gpu in gpus):
+    if len(set(gpus)) < len(gpus) or not all(gpus):
         message = f"run: --gpus {','.join(gpus)}: expected different GPUs, such as 0,1 (nvidia-smi -L lists them)"
         raise InputError(message)
-    jobs = jobs or len(gpus) or _jobs_of_processors(profile)
+    machine = _compute(profile)
+    if gpus and machine.get("device") == "cpu":
+        print(f"note: --gpus has no effect: profile {profile} computes on the CPU (params, compute.device)")
+    jobs = jobs or len(gpus) or _jobs_of_processors(int(machine.get("threads", 1)))
     with locked(LOGS / "lock", "another `gan-tables run`"):
         started = time.monotonic()
         plan = make_plan(Path(), profile, targets)
@@ -220,12 +223,16 @@ def run(targets: Sequence[str], jobs: int | None = None, gpus: Sequence[str] = (
     return "failed" not in schedule.outcomes.values()
 
 
-def _jobs_of_processors(profile: str) -> int:
+def _compute(profile: str) -> dict[str, Any]:
+    """Section ``compute`` of a profile's params as it stands there: stages check it, here it only gives defaults."""
     from pipeline.core import params
 
     params_file = lock.PROFILES[profile].with_name("params.yaml")
-    threads = params.read(params_file).get("compute", {}).get("threads", 1) if params_file.is_file() else 1
-    return max(1, len(os.sched_getaffinity(0)) // max(1, int(threads))) if hasattr(os, "sched_getaffinity") else 1
+    return params.read(params_file).get("compute", {}) if params_file.is_file() else {}
+
+
+def _jobs_of_processors(threads: int) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // max(1, threads)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _order_lock(profile: str) -> None:

@@ -37,7 +37,8 @@ def open_report(profile: str, root: Path = Path()) -> None:
         target = "report" if profile == "embedded" else f"{dvc_yaml}:report"
         message = (
             f"{report_file(profile)}: missing; `dvc checkout {target}` takes it from the cache, `dvc repro {target}` "
-            f"makes it, and reports/{profile}/report.md says the same in Markdown"
+            f"makes it and all that it rests on. reports/{profile}/report.md says the same in Markdown, and "
+            "`gan-tables report --all` writes a page of what is in Git"
         )
         raise InputError(message)
     print(path)

@@ -286,7 +286,7 @@ def _rerun(clone: Path, temporary: Path) -> None:
 
 def _clean_environment(temporary: Path) -> dict[str, str]:
     """Nothing of this checkout or of the user's DVC settings reaches the clone."""
-    ours = ("DVC_", "PYTHONPATH", "PYTHONSAFEPATH", "GAN_SCRATCH")
+    ours = ("DVC_", "PYTHONPATH", "PYTHONSAFEPATH", "GAN_SCRATCH", "GAN_LAUNCH")
     kept = {key: value for key, value in environment().items() if not key.startswith(ours)}
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),

@@ -74,7 +74,7 @@ N_SPLITS, N_IMAGES = 10, 50_000  # Improved GAN, section 4
 GATE_SCORE, GATE_TOLERANCE = 11.24, 0.02  # of real CIFAR-10, before any other Inception score is reported
 LEAST_SCORE = 1 - 1e-6  # exp of a mean divergence; the rest is rounding
 ALIKE_SCORE = 1.05  # a score below is that of images which the classifier takes for one and the same
-ALIKE = "the classifier takes all samples for alike"
+ALIKE = "takes all samples for alike"
 VALUES = ("seed", "quantity", "split", "value", "n_images", "n_labels")
 OUR_NETWORK = "by a classifier of this pipeline, not the Inception network: not comparable with the paper"
 LEARNT = "the classifier was trained on these very images"
@@ -407,7 +407,8 @@ def _alike(scored: Scored) -> list[Said]:
     failed = [str(seed) for seed in means.index[means < ALIKE_SCORE]]
     if not failed:
         return []
-    return [Said(text=f"{ALIKE} of seed {' and '.join(failed)} (score below {ALIKE_SCORE:g})")]
+    seeds = f"seed{'s' if len(failed) > 1 else ''} {' and '.join(failed)}"
+    return [Said(text=f"of {seeds} the classifier {ALIKE} (score below {ALIKE_SCORE:g})")]
 
 
 def _choices(scored: Scored) -> list[Said]:
@@ -553,9 +554,7 @@ def _compared(above: str, below: str, means: Mapping[str, Mean]) -> tuple[str, s
         line += f"; the paper's own differ by {theirs:.2f}, less than one of its ±"
     failed = [row for row in (above, below) if means[row].failed]
     if failed:
-        line += (
-            f"; seeds of {' and '.join(failed)} failed, as the notes say: it tells that, not what the technique does"
-        )
+        line += f"; seeds of {' and '.join(failed)} failed, as the notes say"
     return verdict, line
 
 

@@ -253,6 +253,22 @@ def test_every_command_of_a_page_exists(page):
     assert "\n".join(problems) == ""
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_stands_where_it_is_checked(page):
+    """In a fence that names its shell: commands in other blocks would be checked by nobody."""
+    shown = re.compile(r" *(\$ )?(make|dvc|gan-tables|python|git) ")
+    blocks = made_pages.blocks(page, ROOT)
+    inside = {block.line + i for block in blocks for i in range(block.text.count("\n"))}
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), start=1)
+    wrong = [number for number, line in lines if number not in inside and shown.match(line) and line.startswith("    ")]
+    wrong += [
+        block.line
+        for block in blocks
+        if block.language not in (*made_pages.SHELL, "yaml", "diff", "python") and shown.match(block.text)
+    ]
+    assert not wrong, f"{page.name}: commands in lines {wrong} that no test reads; write ```sh or ```console above"
+
+
 def test_the_pages_have_commands():
     """A parser that finds nothing would pass everything."""
     programs = {Path(command.words[0]).name for command in COMMANDS}

@@ -232,7 +232,7 @@ def test_missing_section_or_model(project):
     with pytest.raises(InputError, match=r"internals\.arithmetic\.n_deck: expected .* found None"):
         write_page("faces", "embedded", Path("params.yaml"))
     Path("params.yaml").write_text(PARAMS)
-    with pytest.raises(InputError, match="run the stage that makes this model"):
+    with pytest.raises(InputError, match=r"not trained here; run .* repro profiles/laptop/dvc\.yaml:train@\w+$"):
         write_page("faces", "laptop", Path("params.yaml"))
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from pipeline.core.errors import InputError
 from pipeline.internals.annotation_page import Written
 from pipeline.project import cli, completion, data_check
 from pipeline.project.lock import PROFILES, Report
+from pipeline.project.verify import Comparison
 
 COMMANDS = [
     "status", "run", "data", "report", "compare", "pr", "ablations", "readme", "verify-lock", "prune-lock", "verify",
@@ -39,8 +42,9 @@ def run(*arguments):
 def test_help_names_every_command():
     done = run("--help")
     assert done.exit_code == 0
+    assert set(get_command(cli.app).commands) == set(COMMANDS)  # pyright: ignore[reportAttributeAccessIssue] - a group
     for command in COMMANDS:
-        assert command in done.output
+        assert re.search(rf"\W{command}\s", done.output)
 
 
 def test_bad_input_is_a_sentence(tmp_path, monkeypatch):
@@ -57,6 +61,23 @@ def test_verify_lock_sets_the_status(project, monkeypatch, passed, code):
     done = run("verify-lock")
     assert done.exit_code == code
     assert done.output == "embedded: said\n"
+
+
+@pytest.mark.parametrize(
+    ("agrees", "rerun_on", "code", "says"),
+    [
+        (True, "avx2", 0, "instruction set avx2, the same: bytes are compared\nverified\n"),
+        (False, "avx2", 1, "bytes are compared\nerror: the committed reports are not what this code, data and params"),
+        (True, "neon", 0, "instruction set neon, another instruction set than avx2: metrics are compared within 3 x"),
+    ],
+)
+def test_verify_sets_the_status(project, monkeypatch, agrees, rerun_on, code, says):
+    found = Comparison(committed_on="avx2", rerun_on=rerun_on, lines=["a table: said"], agrees=agrees, different=[])
+    monkeypatch.setattr("pipeline.project.verify.verify", lambda: found)
+    done = run("verify")
+    assert done.exit_code == code
+    assert done.output.startswith("a table: said\ninstruction set ")
+    assert says in done.output
 
 
 def test_prune_lock_says_what_it_dropped(project, monkeypatch):

@@ -356,6 +356,12 @@ def test_gpus_have_to_differ(gpus):
         fan_out.run([], gpus=gpus)
 
 
+def test_gpus_without_effect_are_told(project, capsys):
+    (project / "params.yaml").write_text("profile: embedded\ncompute: {device: cpu, threads: 1}\n")
+    assert fan_out.run(["slow"], gpus=["0"])
+    assert "note: --gpus has no effect: profile embedded computes on the CPU" in capsys.readouterr().out
+
+
 def test_unknown_profile():
     with pytest.raises(InputError, match="found the profile 'big'; expected embedded, laptop, paper"):
         fan_out.run([], profile="big")

@@ -328,6 +328,9 @@ def test_numbers_of_the_figures_are_those_of_the_metrics(root):
         "random D " + interval(energy["random"], "mean"),
     ]
 
+    seen = [f"{guided[name]['energy_in_window']['mean_percent']:.1f} %" for name in ("trained", "random")]
+    assert cells[2][3].startswith("windows yes ({}, random D {}), beds no;".format(*seen))
+
     def falls(name):
         return [f"-{windows[name][f'{part}_fall_percent']:.0f} %" for part in ("windows", "beds")]
 

@@ -419,7 +419,7 @@ def test_seeds_that_failed_are_told_in_the_note_and_at_the_orderings(tmp_path):
     made.write_scores(tmp_path / "r", "is_nolabels_ha", means=(1.02, 2.0, 1.04), split_sd=0.001)
     made.write_scores(tmp_path / "r", "is_nosmooth", means=(3.0, 3.1, 3.2))
     rows = {row.row: row.note for row in improved_table3(tmp_path / "r", report()) if row.column == "classifier_score"}
-    assert "the classifier takes all samples for alike of seed 0 and 2 (score below 1.05)" in rows["-L+HA"]
+    assert "of seeds 0 and 2 the classifier takes all samples for alike (score below 1.05)" in rows["-L+HA"]
     assert "alike" not in rows["-LS"]
     line = next(line for line in written(tmp_path / "r", tmp_path) if line.startswith("- -L+HA"))
     assert "; seeds of -L+HA failed, as the notes say" in line

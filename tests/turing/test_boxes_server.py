@@ -243,5 +243,7 @@ def test_damaged_file_is_named(running):
 
 def test_model_is_missing(folder, monkeypatch):
     (folder / "data/embedded/models/dcgan_lsun/run.json").unlink()
-    with pytest.raises(InputError, match="run the stage that makes this model"):
+    with pytest.raises(
+        InputError, match=r"dcgan_lsun: not trained here; run dvc --wait-for-lock repro train@dcgan_lsun$"
+    ):
         boxes.serve("embedded", Path("params.yaml"), host="127.0.0.1", port=0)
