@@ -9,7 +9,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -321,8 +321,9 @@ def download(url: str, *, belongs: str) -> Path:
     target = Path(".work/downloads") / f"{os.getpid()}-{url.rpartition('/')[2]}"
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.iterdir():  # of another host, perhaps, so that its process cannot be looked up
-        if left.stat().st_mtime < time.time() - LEFT_AFTER_S:
-            left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its own process has ended it
+            if left.stat().st_mtime < time.time() - LEFT_AFTER_S:
+                left.unlink()
     try:
         with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:
             _receive(response, file, f"downloading {url.rpartition('/')[2]}")

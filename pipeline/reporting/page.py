@@ -266,10 +266,12 @@ def _scores(report: Report, reports: Path) -> list[Part]:
         return [*lines, why, ""]
     table = pd.read_csv(csv)
     lines += [*SCORES_READING[report.comparable], "", *_wide_table(table), ""]
-    lines += ["± of a measured number: over the seeds, or over the splits of the images where there is one seed.", ""]
-    if f"{score_tables.CLASSIFIER}_{score_tables.SCORE}_{score_tables.SPLIT_SPREAD}" in set(table["column"]):
-        lines[-1:] = ["`classifier_score_split_spread` is that over the splits, as the paper's own ±.", ""]
-    if f"{score_tables.CLASSIFIER}_{score_tables.SCORE}" in set(table["column"]):
+    lines += ["± of a measured number: over the seeds, or over the splits of the images where there is one seed."]
+    score = f"{score_tables.CLASSIFIER}_{score_tables.SCORE}"
+    if f"{score}_{score_tables.SPLIT_SPREAD}" in set(table["column"]):
+        lines += [f"`{score}_{score_tables.SPLIT_SPREAD}` is that over the splits, as the paper's own ±."]
+    lines += [""]
+    if score in set(table["column"]):
         lines += [f"{CLASSIFIER_SCORE} {_accuracy(table)}".strip(), ""]
     whole = Table(name="improved_table3", lines=(_links("improved_table3"),), folded=True)
     lines += [*_score_notes(table), "", whole, ""]

@@ -179,10 +179,9 @@ def _row(place: Place, found: pd.DataFrame, name: str, report: Report, *, notes:
     n_images, n_test, nominal = int(found["n_images"].iloc[0]), int(found["n_test"].iloc[0]), NOMINAL[place.column]
     kind = "real training" if real else "generated"
     comparable, whole = report.comparable, n_images == nominal and n_test == N_TEST
+    # the real digits need no schedule: with all of them, the row of a reduced profile is the paper's
     if real and whole and comparable == "reduced":
-        comparable = (
-            "yes"  # the real digits need no schedule: with all of them, the row of a reduced profile is the paper's
-        )
+        comparable = "yes"
     elif not whole and comparable == "yes":
         comparable = "reduced"
     return result(
