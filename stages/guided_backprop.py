@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.core import compute, params, records, stage
+from pipeline.core.scratch import scratch
 from pipeline.core.store import open_set, write_arrays
 from pipeline.internals import frozen, guided_backprop
 from pipeline.models.build import ColourArchitecture, read_architecture
@@ -25,10 +26,13 @@ def main(params_file: Path, images: Path, model: Path, out: Path, table: Path, s
     assert isinstance(architecture, ColourArchitecture), model  # another one would not have been frozen
     random = guided_backprop.untrained(architecture, config, depth=len(trained))
     networks = {"trained": trained, "random": frozen.freeze_on_images(random, image_set, reference, machine)}
-    panels, features = guided_backprop.guided_backprop(networks, image_set, rows, config, machine.device)
-    write_arrays(out, **panels)
-    records.write_parquet(table, features)
-    write_arrays(sheet, images=guided_backprop.side_by_side(panels["random"], panels["trained"]))
+    inputs = {"script": Path("stages/guided_backprop.py"), "data": [images, model]}
+    inputs |= {"config": config, "reference": reference} | compute.record(machine)
+    with scratch(stage.name(f"guided_backprop@{model.name}"), **inputs) as folder:
+        panels, features = guided_backprop.guided_backprop(networks, image_set, rows, config, machine.device, folder)
+        write_arrays(out, **panels)
+        records.write_parquet(table, features)
+        write_arrays(sheet, images=guided_backprop.side_by_side(panels["random"], panels["trained"]))
     stage.counted(images=len(rows))
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.core import compute, params, records, stage
+from pipeline.core.scratch import scratch
 from pipeline.core.store import open_set, write_arrays
 from pipeline.internals import frozen, samples
 
@@ -17,11 +18,14 @@ def main(params_file: Path, images: Path, model: Path, out: Path, distances: Pat
     generator = frozen.frozen_generator(model, reference, machine)
     discriminator = frozen.frozen_discriminator(model, image_set, reference, machine)
     shown = samples.first_samples(generator, config.seed, max(config.n_shown, config.n_nearest))
-    checked = samples.memorisation_check(shown[: config.n_nearest], image_set, discriminator, config, machine)
-    write_arrays(out, images=shown[: config.n_shown])
-    records.write_parquet(distances, samples.distances(generator, image_set, config, machine))
-    records.write_parquet(nearest, checked.table)
-    write_arrays(sheet, images=checked.sheet)
+    inputs = {"script": Path("stages/samples.py"), "data": [images, model], "config": config, "reference": reference}
+    with scratch(stage.name(f"samples@{model.name}"), **inputs, **compute.record(machine)) as folder:
+        near = shown[: config.n_nearest]
+        checked = samples.memorisation_check(near, image_set, discriminator, config, machine, folder)
+        write_arrays(out, images=shown[: config.n_shown])
+        records.write_parquet(distances, samples.distances(generator, image_set, config, machine, folder))
+        records.write_parquet(nearest, checked.table)
+        write_arrays(sheet, images=checked.sheet)
     stage.counted(samples=config.n_samples[-1], training_images=len(image_set.rows("train")))
 
 

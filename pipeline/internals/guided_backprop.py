@@ -22,6 +22,7 @@ this image adds: a feature that looks for windows finds them where they are, not
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from pipeline.core.seeding import numpy_stream
 from pipeline.core.store import ImageSet
 from pipeline.evaluation.features import RandomFeatures, map_rows, random_discriminator
 from pipeline.internals.frozen import BATCH
+from pipeline.internals.half_done import HalfDone
 from pipeline.internals.part_detector import PARTS, cells_inside, has_boxes, true_boxes
 from pipeline.models.build import ColourArchitecture
 from pipeline.models.dcgan import to_signed
@@ -139,14 +141,26 @@ class Responses:
 
 
 @torch.no_grad()  # not inference mode: the places take part in a gradient later
-def strongest(layers: nn.Sequential, image_set: ImageSet, rows: np.ndarray, n: int, device: str) -> Responses:
+def strongest(
+    layers: nn.Sequential,
+    image_set: ImageSet,
+    rows: np.ndarray,
+    n: int,
+    device: str,
+    checkpoint_file: Path | None = None,
+) -> Responses:
     """The ``n`` images of ``rows`` with the strongest response of each feature, and where; fewer if there are fewer.
 
-    Memory does not grow with the images. Of equal responses the one to the earlier image counts as stronger.
+    Memory does not grow with the images. Of equal responses the one to the earlier image counts as stronger. Resumes
+    from what the file holds.
     """
-    width, kept = 0, []  # value, row and place, (n_features, n) each
-    with Progress("strongest responses", total=len(rows), unit="images") as progress:
-        for start in range(0, len(rows), BATCH):
+    width, kept, done = 0, [], 0  # kept: value, row and place, (n_features, n) each
+    half_done = HalfDone(checkpoint_file)
+    if state := half_done.read():
+        kept = [state[name].to(device) for name in ("value", "row", "place")]
+        width, done = int(state["width"]), int(state["done"])
+    with Progress("strongest responses", total=len(rows), unit="images", done=done) as progress:
+        for start in range(done, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             maps = layers(to_signed(image_set.images[batch], device))
             width = maps.shape[3]
@@ -156,7 +170,11 @@ def strongest(layers: nn.Sequential, image_set: ImageSet, rows: np.ndarray, n: i
             found = [torch.cat(pair, dim=1) for pair in zip(kept, found, strict=True)] if kept else found
             order = found[0].argsort(dim=1, descending=True, stable=True)[:, :n]
             kept = [part.gather(1, order) for part in found]
+            done += len(batch)
             progress.advance(len(batch))
+            so_far = dict(zip(("value", "row", "place"), kept, strict=True))
+            so_far |= {"width": torch.tensor(width), "done": torch.tensor(done)}
+            half_done.keep(lambda so_far=so_far: {name: part.cpu().contiguous() for name, part in so_far.items()})
     value, row, place = (part.cpu() for part in kept)
     return Responses(value=value, row=row, y=place // width, x=place % width)
 
@@ -374,9 +392,16 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def guided_backprop(
-    networks: Mapping[str, nn.Sequential], image_set: ImageSet, rows: np.ndarray, config: GuidedBackprop, device: str
+    networks: Mapping[str, nn.Sequential],
+    image_set: ImageSet,
+    rows: np.ndarray,
+    config: GuidedBackprop,
+    device: str,
+    scratch: Path | None = None,
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """The panels of some networks with frozen statistics, and the table of all their features.
+
+    The search for the strongest responses resumes from what ``scratch`` holds.
 
     Parameters
     ----------
@@ -391,7 +416,8 @@ def guided_backprop(
     panels, tables = {}, []
     for name, network in networks.items():
         layers = map_rows(network)
-        responses = strongest(layers, image_set, rows, max(config.n_shown, config.n_judged), device)
+        file = scratch / f"{name}.safetensors" if scratch else None
+        responses = strongest(layers, image_set, rows, max(config.n_shown, config.n_judged), device, file)
         shown = top(responses, config.n_shown, n_features=config.n_features)
         panels[name] = panel(layers, image_set, shown, device)
         table = box_shares(layers, image_set, top(responses, config.n_judged), device)

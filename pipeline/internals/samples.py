@@ -10,6 +10,7 @@ samples: theirs of training images, ours of held-out ones too. A network that on
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.core.store import ImageSet
 from pipeline.evaluation.features import features_of, map_rows
 from pipeline.evaluation.neighbours import NeighbourSearch, exact_kernel, mean_distance
 from pipeline.internals.frozen import BATCH, FrozenGenerator
+from pipeline.internals.half_done import HalfDone, below, prefixed
 from pipeline.models.dcgan import to_signed
 
 BLOCK = 1000  # samples of one random stream, generated and compared at once
@@ -60,12 +62,12 @@ class Samples:
             raise ValueError(message)
 
 
-def sample_blocks(generator: FrozenGenerator, seed: int, n: int) -> Iterator[np.ndarray]:
-    """The first ``n`` images of an endless stream, uint8 (at most BLOCK, H, W, 3) at a time.
+def sample_blocks(generator: FrozenGenerator, seed: int, n: int, *, first: int = 0) -> Iterator[np.ndarray]:
+    """The first ``n`` images of an endless stream, uint8 (at most BLOCK, H, W, 3) at a time, from block ``first`` on.
 
     Block i has the z of the stream (seed, "samples", i), all of it, so that an image never depends on ``n``.
     """
-    for number in range(-(-n // BLOCK)):
+    for number in range(first, -(-n // BLOCK)):
         z = generator.draw_z(BLOCK, seed, "samples", number)
         yield generator.images(z[: n - number * BLOCK])
 
@@ -111,7 +113,16 @@ class Float64Search:
         self._queries, self._norms = queries, squared_norms(queries)
         self._best = torch.full_like(self._norms, torch.inf)  # |x|^2 - 2 q.x
         self._index = torch.full_like(self._norms, -1, dtype=torch.int64)
-        self._seen = 0
+        self.seen = 0
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that a resumed search needs, as :meth:`NeighbourSearch.state`."""
+        return {"best": self._best.cpu(), "index": self._index.cpu(), "seen": torch.tensor(self.seen)}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from a :meth:`state` of a search for the same queries."""
+        self._best, self._index = (state[name].to(self._norms.device) for name in ("best", "index"))
+        self.seen = int(state["seen"])
 
     def add(self, candidates: torch.Tensor) -> None:
         """Compare the next candidates of the stream, float64 (m, d), with all queries."""
@@ -119,8 +130,8 @@ class Float64Search:
         lowest, position = scores.min(dim=1)
         nearer = lowest < self._best  # strictly: an earlier candidate keeps its place
         self._best = torch.where(nearer, lowest, self._best)
-        self._index = torch.where(nearer, position + self._seen, self._index)
-        self._seen += len(candidates)
+        self._index = torch.where(nearer, position + self.seen, self._index)
+        self.seen += len(candidates)
 
     def result(self) -> Nearest:
         """The nearest candidates seen so far."""
@@ -145,6 +156,19 @@ class PixelSearch:
         self._device = compute.device
         exact = _has_exact_kernel(queries, compute)
         self._search = NeighbourSearch(queries, compute) if exact else Float64Search(_flat(queries, self._device))
+
+    @property
+    def seen(self) -> int:
+        """Candidates so far."""
+        return self._search.seen
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that a resumed search needs."""
+        return self._search.state()
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from a :meth:`state` of a search for the same queries on the same machine."""
+        self._search.restore(state)
 
     def add(self, candidates: np.ndarray) -> None:
         """Compare the next candidates of the stream, uint8 (m, ...), with all queries."""
@@ -171,27 +195,41 @@ def _flat(images: np.ndarray, device: str) -> torch.Tensor:
     return torch.from_numpy(images.reshape(len(images), -1)).to(device).double()
 
 
-def distances(generator: FrozenGenerator, image_set: ImageSet, config: Samples, compute: Compute) -> pd.DataFrame:
+def distances(
+    generator: FrozenGenerator, image_set: ImageSet, config: Samples, compute: Compute, scratch: Path | None = None
+) -> pd.DataFrame:
     """Mean distance of images to the nearest of so many samples, pixels in [0, 1]: one row a split and number.
 
-    The samples are generated once for all, and not kept.
+    The samples are generated once for all, and not kept. Resumes from what ``scratch`` holds.
     """
     splits = ["train", held_out] if (held_out := held_out_split(image_set)) else ["train"]
     rows = [drawn_rows(image_set, split, config.n_images, config.seed) for split in splits]
     search = PixelSearch(image_set.images[np.concatenate(rows)], compute)
     of_split = np.repeat(np.arange(len(splits)), [len(some) for some in rows])
-    table, seen = [], 0
-    with Progress("distances to samples", total=config.n_samples[-1], unit="samples") as progress:
-        for block in sample_blocks(generator, config.seed, config.n_samples[-1]):
-            counts = [n for n in config.n_samples if seen < n < seen + len(block)]
-            for part in np.split(block, [n - seen for n in counts]):
+    means: list[list[float]] = []  # of each number of samples: of each split
+    half_done = HalfDone(scratch / "distances.safetensors" if scratch else None)
+    if state := half_done.read():
+        search.restore(below("search", state))
+        means = state["means"].tolist()
+    total = config.n_samples[-1]
+    with Progress("distances to samples", total=total, unit="samples", done=search.seen) as progress:
+        for block in sample_blocks(generator, config.seed, total, first=search.seen // BLOCK):
+            start = search.seen
+            counts = [n for n in config.n_samples if start < n < start + len(block)]
+            for part in np.split(block, [n - start for n in counts]):
                 search.add(part)
-                seen += len(part)
-                if seen in config.n_samples:
+                if search.seen in config.n_samples:
                     found = search.result().squared_distance
-                    for i, (split, some) in enumerate(zip(splits, rows, strict=True)):
-                        table.append((split, seen, len(some), mean_distance(found[of_split == i])))
+                    means.append([mean_distance(found[of_split == i]) for i in range(len(splits))])
                 progress.advance(len(part))
+            half_done.keep(
+                lambda: prefixed("search", search.state()) | {"means": torch.tensor(means, dtype=torch.float64)}
+            )
+    table = [
+        (split, n, len(some), mean)
+        for n, of_splits in zip(config.n_samples, means, strict=True)
+        for split, some, mean in zip(splits, rows, of_splits, strict=True)
+    ]
     return pd.DataFrame(table, columns=["split", "n_samples", "n_images", "mean_distance"])
 
 
@@ -209,21 +247,32 @@ def picture_features(layers: nn.Sequential, images: np.ndarray, device: str) -> 
 
 
 def nearest_training_images(
-    queries: np.ndarray, image_set: ImageSet, discriminator: nn.Sequential, compute: Compute
+    queries: np.ndarray,
+    image_set: ImageSet,
+    discriminator: nn.Sequential,
+    compute: Compute,
+    scratch: Path | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Space -> row of the image set, int64 (n,), and distance (n,), of the nearest of all training images.
 
     Distances are Euclidean: of the features of a frozen D, of pixels in [0, 1]. Memory does not grow with the set.
+    Resumes from what ``scratch`` holds.
     """
     layers, rows = map_rows(discriminator), image_set.rows("train")
     by_pixels = PixelSearch(queries, compute)
     by_features = Float64Search(picture_features(layers, queries, compute.device))
-    with Progress("nearest training images", total=len(rows), unit="images") as progress:
-        for start in range(0, len(rows), TRAINING_BLOCK):
+    half_done = HalfDone(scratch / "nearest.safetensors" if scratch else None)
+    if state := half_done.read():
+        by_pixels.restore(below("pixels", state))
+        by_features.restore(below("features", state))
+    done = by_features.seen
+    with Progress("nearest training images", total=len(rows), unit="images", done=done) as progress:
+        for start in range(done, len(rows), TRAINING_BLOCK):
             block = image_set.images[rows[start : start + TRAINING_BLOCK]]
             by_pixels.add(block)
             by_features.add(picture_features(layers, block, compute.device))
             progress.advance(len(block))
+            half_done.keep(lambda: prefixed("pixels", by_pixels.state()) | prefixed("features", by_features.state()))
     features, pixels = by_features.result(), by_pixels.result()
     return {
         "features": (rows[features.index], np.sqrt(features.squared_distance)),
@@ -240,16 +289,22 @@ class MemorisationCheck:
 
 
 def memorisation_check(
-    samples: np.ndarray, image_set: ImageSet, discriminator: nn.Sequential, config: Samples, compute: Compute
+    samples: np.ndarray,
+    image_set: ImageSet,
+    discriminator: nn.Sequential,
+    config: Samples,
+    compute: Compute,
+    scratch: Path | None = None,
 ) -> MemorisationCheck:
     """The nearest training images of samples (N, H, W, 3), and of held-out images, whose distances are what to expect.
 
-    The sheet has the samples, then the nearest to each in D's features, then the nearest in pixels.
+    The sheet has the samples, then the nearest to each in D's features, then the nearest in pixels. Resumes from what
+    ``scratch`` holds.
     """
     held_out = held_out_split(image_set)
     others = drawn_rows(image_set, held_out, config.n_held_out, config.seed) if held_out else np.empty(0, np.int64)
     queries = np.concatenate([samples, image_set.images[others]])
-    found = nearest_training_images(queries, image_set, discriminator, compute)
+    found = nearest_training_images(queries, image_set, discriminator, compute, scratch)
     keys = image_set.index["key"].to_numpy()
     tables = [
         pd.DataFrame(

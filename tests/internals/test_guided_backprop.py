@@ -18,7 +18,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet, open_set, write_set
 from pipeline.evaluation.features import RandomFeatures, map_rows, network_sha256, random_discriminator
-from pipeline.internals import frozen
+from pipeline.internals import frozen, half_done
 from pipeline.internals import guided_backprop as module
 from pipeline.internals.frozen import Reference
 from pipeline.internals.guided_backprop import (
@@ -209,6 +209,35 @@ def test_of_equal_images_the_earlier_one(monkeypatch):
     same = dataclasses.replace(images, images=np.broadcast_to(images.images[:1], images.images.shape).copy())
     got = strongest(map_rows(network()), same, np.arange(1, 10), 4, "cpu")
     assert got.row.tolist() == [[1, 2, 3, 4]] * 8
+
+
+class KilledError(Exception):
+    """Stands for kill -9."""
+
+
+@pytest.mark.parametrize("n_calls", [1, 2, 3])
+def test_the_search_goes_on_where_it_was_killed(tmp_path, monkeypatch, n_calls):
+    monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(half_done, "SECONDS_BETWEEN", 0.0)
+    layers, images, rows = map_rows(network()), image_set(), np.arange(1, 11)  # batches of 4, 4 and 2
+    unbroken = strongest(layers, images, rows, 3, "cpu")
+    seen = []
+
+    def count(_layers, arguments):
+        seen.append(len(arguments[0]))
+        if len(seen) == n_calls:
+            raise KilledError
+
+    hook = layers.register_forward_pre_hook(count)
+    with pytest.raises(KilledError):
+        strongest(layers, images, rows, 3, "cpu", tmp_path / "trained.safetensors")
+    hook.remove()
+    again = []
+    layers.register_forward_pre_hook(lambda _layers, arguments: again.append(len(arguments[0])))
+    resumed = strongest(layers, images, rows, 3, "cpu", tmp_path / "trained.safetensors")
+    assert again == [4, 4, 2][n_calls - 1 :], "what a batch gave is not searched again"
+    for name in ("value", "row", "y", "x"):
+        assert torch.equal(getattr(resumed, name), getattr(unbroken, name))
 
 
 def test_fewer_images_than_asked_for():

@@ -16,6 +16,7 @@ from pipeline.core.compute import Compute
 from pipeline.core.errors import InputError
 from pipeline.core.seeding import numpy_stream, torch_stream
 from pipeline.core.store import ImageSet, write_set
+from pipeline.internals import half_done
 from pipeline.internals import samples as module
 from pipeline.internals.frozen import FrozenGenerator, Reference, freeze, freeze_on_images
 from pipeline.internals.samples import (
@@ -194,6 +195,41 @@ def test_fewer_images_than_asked_for_and_no_held_out_ones(generator: FrozenGener
     assert alone["split"].tolist() == ["train"] * 3
 
 
+class KilledError(Exception):
+    """Stands for kill -9."""
+
+
+def killed_at(monkeypatch, place: str, n_calls: int) -> None:
+    """Everything found is kept at once, and the ``n_calls``-th call of a method of the searches kills the process."""
+    monkeypatch.setattr(half_done, "SECONDS_BETWEEN", 0.0)
+    calls, method = [], getattr(PixelSearch, place)
+
+    def counted(self, candidates):
+        calls.append(len(candidates))
+        if len(calls) == n_calls:
+            raise KilledError
+        return method(self, candidates)
+
+    monkeypatch.setattr(PixelSearch, place, counted)
+
+
+@pytest.mark.parametrize("n_calls", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("exact_bytes", [True, False])
+def test_distances_go_on_where_they_were_killed(generator, tmp_path, monkeypatch, n_calls, exact_bytes):
+    monkeypatch.setattr(module, "_has_exact_kernel", lambda *_: exact_bytes)
+    unbroken = distances(generator, image_set(), CONFIG, FP32)
+    with monkeypatch.context() as patch:
+        killed_at(patch, "add", n_calls)
+        with pytest.raises(KilledError):
+            distances(generator, image_set(), CONFIG, FP32, tmp_path)
+    made = []
+    images = generator.images
+    monkeypatch.setattr(FrozenGenerator, "images", lambda _, z: made.append(len(z)) or images(z))
+    pd.testing.assert_frame_equal(distances(generator, image_set(), CONFIG, FP32, tmp_path), unbroken)
+    # parts end at 5, 10, 20, 30 and 33 of blocks of 10: what a whole block gave is not made again
+    assert sum(made) == 33 - {1: 0, 2: 0, 3: 10, 4: 20, 5: 30}[n_calls]
+
+
 # ---- the nearest training images ------------------------------------------------------------------------------------
 
 
@@ -221,6 +257,25 @@ def test_nearest_training_images_against_a_slow_loop(generator: FrozenGenerator,
     np.testing.assert_array_equal(got.sheet[:4], shown)
     for place, key in enumerate([*got.table["key"][:4], *got.table["key"][7:11]]):
         np.testing.assert_array_equal(got.sheet[4 + place], images.images[int(key.split()[1])])
+
+
+@pytest.mark.parametrize("exact_bytes", [True, False])
+def test_the_check_goes_on_where_it_was_killed(discriminator, tmp_path, monkeypatch, exact_bytes):
+    monkeypatch.setattr(module, "_has_exact_kernel", lambda *_: exact_bytes)
+    images = image_set()
+    unbroken = memorisation_check(images.images[:4], images, discriminator, CONFIG, FP32)
+    with monkeypatch.context() as patch:
+        killed_at(patch, "add", 3)  # of blocks of 8, 8 and 5
+        with pytest.raises(KilledError):
+            memorisation_check(images.images[:4], images, discriminator, CONFIG, FP32, tmp_path)
+    looked_at, features = [], picture_features
+    monkeypatch.setattr(
+        module, "picture_features", lambda layers, part, on: looked_at.append(len(part)) or features(layers, part, on)
+    )
+    resumed = memorisation_check(images.images[:4], images, discriminator, CONFIG, FP32, tmp_path)
+    assert looked_at == [7, 5], "the queries, and the last block"
+    pd.testing.assert_frame_equal(resumed.table, unbroken.table)
+    np.testing.assert_array_equal(resumed.sheet, unbroken.sheet)
 
 
 def test_a_copy_is_found(discriminator: nn.Sequential):
