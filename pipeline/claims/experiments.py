@@ -81,6 +81,19 @@ def stale_outputs(root: Path) -> frozenset[str]:
         return _Recipes(repo, root).outputs_after(stale)
 
 
+def not_made(root: Path, experiments: Iterable[Experiment]) -> dict[str, frozenset[str]]:
+    """arm -> outputs of the graph that none of its targets needs.
+
+    Raises
+    ------
+    InputError
+        If a target is no stage of dvc.yaml.
+    """
+    with lock.open_repo(root) as repo:
+        recipes = _Recipes(repo, root)
+        return {e.arm: recipes.not_made(e) for e in experiments}
+
+
 def done(root: Path) -> dict[str, str]:
     """Name -> commit of all experiments of arms that have ended well, whatever commit they started from."""
     found = {}
@@ -102,7 +115,10 @@ def cache_path(root: Path) -> Callable[[str], Path]:
 def source_state(root: Path) -> str:
     """A hash of the files that an experiment carries along; quick, to notice edits while arms run."""
     tracked = git("ls-files", "-z", "--", *CARRIED, root=root).decode().split("\0")
-    return fingerprint([Path(name) for name in tracked if name and (root / name).is_file()], root)
+    try:
+        return fingerprint([Path(name) for name in tracked if name and (root / name).is_file()], root)
+    except FileNotFoundError as error:  # put away this very moment, by a dvc that starts beside this one
+        return f"without {error.filename}"
 
 
 def check_tree(root: Path) -> list[str]:
@@ -309,6 +325,10 @@ class _Recipes:
 
     def _reads_from(self, name: str) -> set[str]:
         return {self._outs[path].name for dep in self._stages[name].deps for path in self._made(dep)}
+
+    def not_made(self, experiment: Experiment) -> frozenset[str]:
+        beside = self._stages.keys() - self._needed(experiment).keys()
+        return frozenset(out.def_path for name in beside for out in self._stages[name].outs)
 
     def outputs_after(self, stages: set[str]) -> frozenset[str]:
         """Outputs of these stages, and of all that need them."""

@@ -25,6 +25,7 @@ class LockedOutputs:
     reports : root of the checkout whose reports (in Git, not in the cache) may be read; None = they may not
     remedy : what to do where bytes are missing
     stale : outputs of other code, params or data than there are now: compared with an arm, they would show those, too
+    not_made : outputs that no target of an arm needs: its dvc.lock has the committed ones, without the ablation
     """
 
     who: str
@@ -33,6 +34,7 @@ class LockedOutputs:
     reports: Path | None
     remedy: str
     stale: frozenset[str] = frozenset()
+    not_made: frozenset[str] = frozenset()
 
     def path(self, name: str) -> Path:
         """Where the bytes of an output, or of a file in an output folder, lie.
@@ -40,9 +42,14 @@ class LockedOutputs:
         Raises
         ------
         InputError
-            If dvc.lock has no such output, it is stale, or the cache does not have its bytes.
+            If dvc.lock has no such output, it is stale or the arm does not make it, or the cache does not have its
+            bytes.
         """
-        if self.stale & {name, *map(str, PurePosixPath(name).parents)}:
+        names = {name, *map(str, PurePosixPath(name).parents)}
+        if self.not_made & names:
+            message = f"{self.who}: its targets do not make {name}; add the stage to ablations.arms.targets"
+            raise InputError(message)
+        if self.stale & names:
             message = f"{self.who}: {name} is of other code, params or data than there are now; {self.remedy}"
             raise InputError(message)
         if self.reports is not None and name.startswith("reports/"):
@@ -80,8 +87,10 @@ def committed(root: Path, cache_path: CachePath, stale: frozenset[str] = frozens
     )
 
 
-def of_experiment(root: Path, arm: str, revision: str, cache_path: CachePath) -> LockedOutputs:
-    """The results of an experiment's commit."""
+def of_experiment(
+    root: Path, arm: str, revision: str, cache_path: CachePath, not_made: frozenset[str]
+) -> LockedOutputs:
+    """The results of an experiment's commit, but for those that are the committed ones there, ``not_made``."""
     try:
         lock = git("show", f"{revision}:dvc.lock", root=root).decode()
     except InputError as error:
@@ -92,7 +101,12 @@ def of_experiment(root: Path, arm: str, revision: str, cache_path: CachePath) ->
         raise InputError(message) from error
     remedy = "remove its experiment with `dvc exp remove`, and run the arm again"
     return LockedOutputs(
-        who=f"arm {arm}", locked=locked_outputs(lock), cache_path=cache_path, reports=None, remedy=remedy
+        who=f"arm {arm}",
+        locked=locked_outputs(lock),
+        cache_path=cache_path,
+        reports=None,
+        remedy=remedy,
+        not_made=not_made,
     )
 
 

@@ -160,7 +160,7 @@ def _or_else(stop: Callable[[], None]) -> Iterator[None]:
     """Leaving a pool waits for its threads, so what they wait for themselves has to be stopped before."""
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
         stop()
         raise
 
@@ -212,8 +212,11 @@ def _same_sources(root: Path, book: Book, arm: str, name: str, state: str) -> No
 def write_table(root: Path, book: Book, names: Mapping[str, str]) -> list[Row]:
     """Judge every claim by the arms that are there, and write claims.csv and claims.md."""
     cache_path, ended = experiments.cache_path(root), experiments.done(root)
+    not_made = experiments.not_made(root, [book.experiments[arm] for arm in names])
     found: dict[str, Outputs] = {
-        arm: outputs.of_experiment(root, arm, ended[name], cache_path) for arm, name in names.items() if name in ended
+        arm: outputs.of_experiment(root, arm, ended[name], cache_path, not_made[arm])
+        for arm, name in names.items()
+        if name in ended
     }
     found[COMMITTED] = outputs.committed(root, cache_path, experiments.stale_outputs(root))
     failed = {arm for arm, state in states(root, names).items() if state == "failed"}

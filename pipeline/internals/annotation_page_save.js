@@ -1,10 +1,13 @@
 // ---- a button that saves: only in the page that a server sends (pipeline/turing/boxes.py) ----
 
+const PATIENCE = 30_000; // milliseconds; a server that hangs is one that cannot be reached
+
 /** Sends the file to the server, which checks it again; what is drawn stays in the page whatever happens. */
 function startSaving(page, download) {
   const save = button("Save", send);
   let drawn = 0; // changes so far: those during a request are not saved by it
   const { changed } = page;
+  const id = crypto.getRandomValues(new Uint32Array(4)).join("-"); // tells this page's own saves from others'
   page.changed = () => {
     drawn += 1;
     changed();
@@ -18,8 +21,9 @@ function startSaving(page, download) {
     try {
       const response = await fetch(page.saving.address, {
         method: "POST",
-        headers: { "Content-Type": "application/json", "X-Token": page.saving.token, "X-Base": page.saving.base },
+        headers: { "Content-Type": "application/json", "X-Token": page.saving.token, "X-Base": page.saving.base, "X-Page": id },
         body: text,
+        signal: AbortSignal.timeout(PATIENCE),
       });
       const said = await response.json();
       if (!response.ok) {

@@ -484,8 +484,8 @@ def _short_table(path: Path) -> list[str]:
     for row in table.to_dict("records"):
         paper = printed(row["paper"], row["paper_spread"])
         measured = number(row["measured"], row["unit"], spread=row["spread"])
-        note = "" if pd.isna(row["note"]) else row["note"]
-        lines.append(f"| {row['row']} | {row['column']} | {paper} | {measured} | {_over(row)} | {note} |")
+        place, note = f"{_cell(row['row'])} | {_cell(row['column'])}", _cell(row["note"])
+        lines.append(f"| {place} | {paper} | {measured} | {_over(row)} | {note} |")
     return lines
 
 

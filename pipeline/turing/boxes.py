@@ -35,6 +35,7 @@ class BoxFile:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self._lock = threading.Lock()
+        self._last = ("", NO_FILE)  # the page that saved last, and what the file was then
 
     def base(self) -> str:
         """Which state the file is in: its sha256."""
@@ -43,12 +44,13 @@ class BoxFile:
         except FileNotFoundError:
             return NO_FILE
 
-    def save(self, content: bytes, base: str) -> str:
+    def save(self, content: bytes, base: str, page: str = "") -> str:
         """Replace the file, and give its new state.
 
         Parameters
         ----------
         base : the state that the page began with
+        page : an id that the page made up: what itself saved last it may replace, though the reply to it was lost
 
         Raises
         ------
@@ -58,7 +60,8 @@ class BoxFile:
         """
         place = self.desk.place
         with self._lock:
-            if base != self.base():
+            now = self.base()
+            if base != now and (not page or self._last != (page, now)):
                 sentence = (
                     f"{place.as_posix()} was changed since this page was opened (another tab, another annotator, "
                     "git), so nothing was saved. Download your boxes, then reload the page to go on from that file."
@@ -74,7 +77,8 @@ class BoxFile:
             except InputError as error:
                 sentence = f"The boxes could not be saved: {error}.".replace("run the stage again", "save again")
                 raise RefusedError(507, sentence) from error
-            return self.base()
+            self._last = (page, self.base())
+            return self._last[1]
 
     def _check(self, partial: Path) -> None:
         try:
@@ -143,7 +147,8 @@ def make_app(desk: Desk, seal: Seal, hosts: Hosts) -> Guard:
             raise RefusedError(
                 403, "This page is of another server or of other samples; download your boxes and reload."
             )
-        base = await run_in_threadpool(file.save, await request.body(), request.headers.get("x-base", ""))
+        base, page_id = (request.headers.get(name, "") for name in ("x-base", "x-page"))
+        base = await run_in_threadpool(file.save, await request.body(), base, page_id)
         return JSONResponse({"base": base})
 
     return Guard(app, hosts=hosts, largest=LARGEST)

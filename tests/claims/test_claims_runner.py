@@ -53,8 +53,10 @@ def test_a_defect_of_ours_is_no_failed_arm():
     def execute(arm):
         raise KeyError(arm)
 
+    stopped = []
     with pytest.raises(KeyError):
-        runner.run_arms({"a": "x"}, ["a"], execute, jobs=1, stop=unused, say=lambda _: None)
+        runner.run_arms({"a": "x"}, ["a"], execute, jobs=1, stop=lambda: stopped.append(1), say=lambda _: None)
+    assert stopped == [1], "the other arms are not waited for"
 
 
 def test_an_interrupt_stops_the_arms_that_run_and_starts_no_other(monkeypatch):
@@ -204,6 +206,18 @@ def test_bytes_are_found_through_the_lock(tmp_path):
     for path in ("data/x", "data/x/inner/a.txt"):
         with pytest.raises(InputError, match=f"{path} is of other code, params or data"):
             outputs.committed(tmp_path, lambda md5: cache / md5, frozenset({"data/x"})).path(path)
+    arm = outputs.LockedOutputs(
+        who="arm short",
+        locked=outputs.locked_outputs(lock),
+        cache_path=lambda md5: cache / md5,
+        reports=None,
+        remedy="",
+        not_made=frozenset({"data/x"}),
+    )
+    assert arm.path("data/y").read_text() == "one"
+    for path in ("data/x", "data/x/inner/a.txt"):  # of the committed run: an ablation would have no effect on it
+        with pytest.raises(InputError, match=f"arm short: its targets do not make {path}; add the stage to"):
+            arm.path(path)
     found = outputs.committed(tmp_path, lambda md5: cache / md5, frozenset({"data/w"}))
     assert found.path("data/y").read_text() == "one"
     assert found.path("data/x/inner/a.txt").read_text() == "one"

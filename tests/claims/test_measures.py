@@ -75,7 +75,7 @@ def test_networks_of_several_splits_are_told_apart(tmp_path):
 
 
 def test_validation_error_is_of_the_last_epoch_and_the_largest_search(tmp_path):
-    rows = [(0, 8, 500, 30.0), (0, 8, 5000, 20.0), (0, 16, 500, 25.0), (0, 16, 5000, 10.0), (1, 16, 5000, 12.0)]
+    rows = [(0, 8, 5000, 20.0), (0, 8, 500, 30.0), (0, 16, 5000, 10.0), (0, 16, 500, 25.0), (1, 16, 5000, 12.0)]
     frame = pd.DataFrame(rows, columns=["seed", "epoch", "n_images", "error_percent"])
     frames = {f"{MODEL}/validation.parquet": frame}
     assert values(tmp_path, frames, "validation_error", run="a", until_epoch=16) == {0: 10.0, 1: 12.0}
@@ -87,6 +87,7 @@ def test_dead_filters_and_twins(tmp_path):
     weight = rng.normal(size=(10, 3, 5, 5)).astype(np.float32)
     weight[3] = -2 * weight[1]  # a twin, whatever its sign and size
     weight[7] *= 0.001  # dead
+    weight[8] = 0.001 * weight[2]  # dead, too, and so no twin of one that lives
     other = rng.normal(size=(10, 3, 5, 5)).astype(np.float32)
     outputs = MadeOutputs(tmp_path, {})
     (tmp_path / MODEL).mkdir(parents=True)
@@ -96,7 +97,7 @@ def test_dead_filters_and_twins(tmp_path):
     )
     of = {"run": "a", "tensor": "d/0.weight", "least_cosine": 0.9, "least_norm": 0.1}
     found = measure("alike_filters", outputs, of).values.to_dict()
-    assert found == {0: 30.0, 1: 0.0}
+    assert found == {0: 40.0, 1: 0.0}
     with pytest.raises(InputError, match=r"no tensor 'x'; found d/0\.weight, d/1\.gain"):
         measure("alike_filters", outputs, of | {"tensor": "x"})
 

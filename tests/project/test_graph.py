@@ -1,6 +1,7 @@
 """dvc.yaml against the code: what a stage runs is what it depends on, and imports go one way."""
 
 import ast
+import re
 import shlex
 from pathlib import Path
 
@@ -201,3 +202,63 @@ def test_imports_go_one_way():
             below = layer(imported)
             assert below is not None, f"{path} imports {imported}"
             assert below >= above, f"{path} imports {imported}, which stands above it"
+
+
+# ---- params: what a script reads is what its stages declare ----
+
+
+def address_pattern(node, tree):
+    """The address that a call names, as a pattern: ``train.runs.{name}`` stands for any name."""
+    if isinstance(node, ast.Name):
+        node = next(a.value for a in ast.walk(tree) if isinstance(a, ast.Assign) and a.targets[0].id == node.id)
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(re.escape(part.value) if isinstance(part, ast.Constant) else "[^.]+" for part in parts)
+
+
+def params_read(script):
+    """(own, shared) of every section that a script loads; shared is None or an address."""
+    tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    found = []
+    for call in calls:
+        if ast.unparse(call.func) not in ("params.load", "params.load_optional"):
+            continue
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        shared = named.get("shared")
+        found.append((address_pattern(named["own"], tree), shared.value if shared else None))
+    return found
+
+
+def declared(stage):
+    return [name for dep in stage.deps if isinstance(dep, ParamsDependency) for name in dep.params]
+
+
+def is_declared(pattern, names):
+    """Itself, all that lies around it, or a part of it."""
+    return any(
+        re.fullmatch(pattern, ".".join(keys[:n])) or re.match(re.escape(name) + r"(\.|$)", pattern.replace("\\", ""))
+        for name in names
+        for keys in [name.split(".")]
+        for n in range(1, len(keys) + 1)
+    )
+
+
+SCRIPTS = sorted({script_of(stage) for stage in STAGES})
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_declares_the_params_that_it_reads(script):
+    """Else DVC would take results of other values for up to date."""
+    names = {name for stage in STAGES if script_of(stage) == script for name in declared(stage)}
+    assert [own for own, _ in params_read(script) if not is_declared(own, names)] == []
+
+
+@each_stage
+def test_every_shared_key_is_declared(stage):
+    """One that is added to a section for all runs decides the results of each."""
+    for _, shared in params_read(script_of(stage)):
+        if shared is not None:
+            keys = {f"{shared}.{key}" for key in params.read(ROOT / params_file(stage))[shared]}
+            own = {name for name in declared(stage) if name.startswith(f"{shared}.") and name.count(".") == 1}
+            runs = {key for key in keys if any(name.startswith(f"{key}.") for name in declared(stage))}
+            assert own == keys - runs, shared

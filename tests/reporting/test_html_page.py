@@ -239,7 +239,9 @@ def test_a_link_that_would_lead_nowhere_is_an_error(tmp_path, link):
     if link.startswith("javascript"):
         assert 'href="javascript' not in built(tmp_path, parts=[f"[a]({link})"])
         return
-    with pytest.raises(ValueError, match="no place for the link"):
+    with pytest.raises(
+        InputError, match=r"no place for the link .* in report\.datasets or report\.notes of the params"
+    ):
         built(tmp_path, parts=[f"[a]({link})"])
 
 
@@ -249,7 +251,7 @@ def test_a_picture_that_is_missing_is_named(tmp_path):
 
 
 def test_a_picture_within_a_line_has_no_place(tmp_path):
-    with pytest.raises(ValueError, match="inside a line of text"):
+    with pytest.raises(InputError, match="inside a line of text"):
         built(tmp_path, parts=["see ![A walk](figures/walk.png) here"])
 
 
@@ -370,8 +372,10 @@ def test_claims_have_their_verdicts(tmp_path):
     ]
     line = Parsed(text).rows["claims"][1]
     assert line[0] == "beta1dcgan, 4"
-    assert line[4:7] == ["0.125 ± 0.01", "0.375 ± 0.05", "+0.25 ± 0.051n = 3"]
-    assert "train.beta1=0.9 more than two standard errors" in line[2]
+    assert line[2:5] == ["0.125 ± 0.01", "0.375 ± 0.05", "+0.25 ± 0.051n = 3"]
+    assert line[5].endswith("d_loss; train.beta1=0.9 more than two standard errors"), (
+        "as it is called in ablations.yaml"
+    )
 
 
 def test_a_profile_without_ablations_says_so(tmp_path):

@@ -115,3 +115,23 @@ def test_boxes_survive_a_server_that_is_away(desk_tab, desk):
     page.get_by_role("button", name="Save").click()
     page.get_by_text("Saved to").wait_for()
     assert list(saved(desk)["boxes"]) == ["0"]
+
+
+def test_boxes_whose_reply_was_lost_are_saved_again(desk_tab, desk):
+    page = desk_tab()
+    page.get_by_label("Pseudonym").fill("a1")
+    drag(page, 0, (8, 8), (40, 24))
+
+    def save_and_lose(route):
+        route.fetch()
+        route.abort()
+
+    page.route("**/boxes", save_and_lose)
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("The server cannot be reached").wait_for()
+    assert list(saved(desk)["boxes"]) == ["0"], "the server has it; the page does not know"
+    page.unroute("**/boxes")
+    drag(page, 1, (8, 8), (40, 24))
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Saved to").wait_for()
+    assert list(saved(desk)["boxes"]) == ["0", "1"]

@@ -148,6 +148,19 @@ def test_who_comes_second_is_told(running):
     assert PLACE.read_bytes() == before
 
 
+def test_a_page_whose_reply_was_lost_saves_again_and_nobody_else(running):
+    _, client = running
+    data, other = data_of(client), data_of(client)
+    assert save(client, data, file_of(data), X_Page="7").status_code == 200  # and its new base is never heard of
+    again = save(client, data, file_of(data, boxes={"2": [[1, 2, 30, 40]]}), X_Page="7")
+    assert again.status_code == 200
+    assert list(json.loads(PLACE.read_bytes())["boxes"]) == ["2"]
+    for header in ({}, {"X_Page": ""}, {"X_Page": "8"}):
+        assert save(client, other, file_of(other), **header).status_code == 409
+    PLACE.write_bytes(PLACE.read_bytes().replace(b"40", b"41"))  # by hand, or by git
+    assert save(client, data, file_of(data), X_Page="7").status_code == 409
+
+
 def test_of_many_at_once_one_is_saved(running):
     _, client = running
     data = data_of(client)

@@ -267,6 +267,23 @@ def test_a_torn_last_line_is_set_aside(path, cut, capsys):
     assert len(read_votes(path)) == 9
 
 
+def test_torn_bytes_are_kept_before_they_are_taken_away(path, monkeypatch):
+    """They may be somebody's work: a kill between the two leaves them twice, not nowhere."""
+    with VoteLog(path) as log:
+        log.add(nine(DECK))
+    torn = lines(path)[-1][:-9]
+    path.write_bytes(b"".join(lines(path)[:-1]) + torn)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(votes_module.os, "ftruncate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        VoteLog(path)
+    assert path.with_name("votes.jsonl.torn").read_bytes() == torn + b"\n"
+    assert path.read_bytes().endswith(torn)
+
+
 def test_torn_bytes_that_are_no_text(path):
     """A power cut may leave zeros."""
     path.write_bytes(votes_module._line(nine(DECK)[0]) + b"\0" * 50 + b"\xff")

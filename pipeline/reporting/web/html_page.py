@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import papers
+from pipeline.core.errors import InputError
 from pipeline.core.records import slug
 from pipeline.papers import Published
 from pipeline.reporting import page, provenance, text_numbers
@@ -35,6 +36,7 @@ TITLES = {
     page.TEXT_NUMBERS: "Numbers in the running text of the papers",
     page.CLAIMS: "Claims of the papers, tested by ablations",
 }
+NAMED_IN = "report.datasets or report.notes of the params"  # where words of a user's own stand
 PRINTED: dict[str, tuple[Published, ...]] = {  # table -> numbers that must have a row
     "dcgan_table1": papers.DCGAN_TABLE1,
     "dcgan_table2": papers.DCGAN_TABLE2,
@@ -298,8 +300,8 @@ def _point_inside(token: "Token") -> None:
     """Links to other files of the reports become links to their place on the page; no other file is linked."""
     for child in token.children or []:
         if child.type == "image":
-            message = f"a picture inside a line of text: {child.attrs['src']}"
-            raise ValueError(message)
+            message = f"report page: a picture inside a line of text: {child.attrs['src']}; take it out of {NAMED_IN}"
+            raise InputError(message)
         if child.type == "link_open":
             child.attrs["href"] = _inside(str(child.attrs["href"]))
 
@@ -311,8 +313,8 @@ def _inside(address: str) -> str:
         return "#datasets"
     if table := re.fullmatch(r"tables/(\w+)\.(csv|md)", address):
         return f"#table_{table[1]}"
-    message = f"the page has no place for the link {address}"
-    raise ValueError(message)
+    message = f"report page: it has no place for the link {address}; name a whole https:// address in {NAMED_IN}"
+    raise InputError(message)
 
 
 # ---- pictures and tables --------------------------------------------------------------------------------------------
