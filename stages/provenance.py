@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import files, stage
+from pipeline.core.errors import InputError
 from pipeline.core.source_code import fingerprint, imported_files
 from pipeline.models import store
 
@@ -32,6 +33,11 @@ def main(_params_file: Path, models: Path, sets: Path, out: Path) -> None:
 
 def hashes(run: dict[str, Any], model: Path, images: Path) -> dict[str, str]:
     """``{"code", "data", "networks"}``, each a sha256."""
+    if not images.is_dir():
+        message = (
+            f"{images}: missing, though {model} was trained on it; remove that folder if it is of a run that is gone"
+        )
+        raise InputError(message)
     with (model / store.NETWORKS_FILE).open("rb") as networks:
         return {
             "code": fingerprint(imported_files(Path(f"stages/{run['stage']}.py"))),

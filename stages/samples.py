@@ -19,7 +19,8 @@ def main(params_file: Path, images: Path, model: Path, out: Path, distances: Pat
     discriminator = frozen.frozen_discriminator(model, image_set, reference, machine)
     shown = samples.first_samples(generator, config.seed, max(config.n_shown, config.n_nearest))
     inputs = {"script": Path("stages/samples.py"), "data": [images, model], "config": config, "reference": reference}
-    with scratch(stage.name(f"samples@{model.name}"), **inputs, **compute.record(machine)) as folder:
+    inputs |= compute.record(machine)
+    with scratch(stage.name(f"samples@{model.name}"), **inputs) as folder:
         near = shown[: config.n_nearest]
         checked = samples.memorisation_check(near, image_set, discriminator, config, machine, folder)
         write_arrays(out, images=shown[: config.n_shown])

@@ -212,6 +212,10 @@ def _of_weights(values: dict[str, Any], folder: Path | None) -> Iterator["Entry 
     """Weight files that the params name: of the Inception network, of a face detector."""
     inception = (values.get("score") or {}).get("inception")
     if inception:
+        lacking = [key for key in ("file", "sha256", "url") if not isinstance(inception.get(key), str)]
+        if lacking:
+            message = f"params, score.inception: expected text for {', '.join(lacking)}, found {inception}"
+            raise InputError(message)
         place = f"inception/{inception['file']}"
         path = _first(folder, [place]) or _first(scratch_root(), [place])  # below .work: downloaded by an earlier run
         if path:

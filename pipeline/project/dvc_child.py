@@ -46,6 +46,8 @@ def main(parent: int, arguments: Sequence[str]) -> int:
     from dvc.cli import main as dvc
 
     sys.argv = ["dvc", *arguments]  # which DVC writes down beside the files that it has in use
+    if not parent:  # else the parent has done it
+        _forget_all_dead()
     with files_written_whole(), lock_read_plainly(), parsed_once():
         return dvc(list(arguments))
 
@@ -176,6 +178,15 @@ def forget_the_dead(folder: Path) -> None:
     alive["read"] = {file: holders for file, holders in alive["read"].items() if holders}
     if alive != held:
         write_text(path, json.dumps(alive))
+
+
+def _forget_all_dead() -> None:
+    """:func:`forget_the_dead` of the project around; whoever has its lock now will have done it."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with suppress(DvcException), Repo() as repo, repo.lock:
+        forget_the_dead(Path(repo.tmp_dir or ""))
 
 
 def _is_alive(pid: int, cmd: str) -> bool:

@@ -209,7 +209,7 @@ def run(targets: Sequence[str], jobs: int | None = None, gpus: Sequence[str] = (
     machine = _compute(profile)
     if gpus and machine.get("device") == "cpu":
         print(f"note: --gpus has no effect: profile {profile} computes on the CPU (params, compute.device)")
-    jobs = jobs or len(gpus) or _jobs_of_processors(int(machine.get("threads", 1)))
+    jobs = jobs or len(gpus) or _jobs_of_processors(machine.get("threads"))
     with locked(LOGS / "lock", "another `gan-tables run`"):
         started = time.monotonic()
         plan = make_plan(Path(), profile, targets)
@@ -228,11 +228,13 @@ def _compute(profile: str) -> dict[str, Any]:
     from pipeline.core import params
 
     params_file = lock.PROFILES[profile].with_name("params.yaml")
-    return params.read(params_file).get("compute", {}) if params_file.is_file() else {}
+    section = params.read(params_file).get("compute") if params_file.is_file() else None
+    return section if isinstance(section, dict) else {}
 
 
-def _jobs_of_processors(threads: int) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // max(1, threads)) if hasattr(os, "sched_getaffinity") else 1
+def _jobs_of_processors(threads: object) -> int:
+    each = max(1, threads) if isinstance(threads, int) else 1
+    return max(1, len(os.sched_getaffinity(0)) // each) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _order_lock(profile: str) -> None:

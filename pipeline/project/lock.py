@@ -250,6 +250,10 @@ def _removed_from_dvc_yaml(stage: "PipelineStage", entry: dict[str, Any]) -> lis
         for section, known in (("deps", deps), ("outs", outs))
         for item in entry.get(section, [])
         if item["path"] not in known
+    ] + [
+        f"params of {file} are in dvc.lock, but no longer in dvc.yaml (`dvc commit -f {stage.addressing}`)"
+        for file in entry.get("params", {})
+        if file not in deps
     ]
 
 
@@ -292,13 +296,22 @@ def _tracked_problem(item: "Output") -> str | None:
 
 
 def _folder_problem(dep: "Dependency", inside: Outs) -> str | None:
-    """A folder that other stages fill: DVC's hash of it follows from the hashes of what they wrote."""
-    unknown = [out.def_path for out in inside.values() if not out.hash_info or out.hash_info.isdir]
-    if unknown:
-        return f"dep {dep.def_path}: {unknown[0]} was never written, or is a folder"
-    if dep.hash_info != folder_hash({Path(child).relative_to(dep.fs_path): out for child, out in inside.items()}):
-        return f"dep {dep.def_path} is not what the stages before it last wrote"
-    return None
+    """A folder that other stages fill: DVC's hash of it follows from the hashes of what they wrote.
+
+    Stages that never ran wrote nothing, and are told of by themselves.
+    """
+    written = {child: out for child, out in inside.items() if out.hash_info}
+    folders = [out.def_path for out in written.values() if out.hash_info and out.hash_info.isdir]
+    if folders:
+        return f"dep {dep.def_path}: {folders[0]} is a folder inside it, whose hash says too little; let it be files"
+    if dep.hash_info == folder_hash({Path(child).relative_to(dep.fs_path): out for child, out in written.items()}):
+        return None
+    what = f"dep {dep.def_path} is not what the stages before it last wrote"
+    strangers = sorted(str(file) for file in Path(dep.fs_path).rglob("*") if file.is_file() and str(file) not in inside)
+    if strangers:
+        left = Path(strangers[0]).relative_to(dep.fs_path).as_posix()
+        what += f", and no stage writes {dep.def_path}/{left}: remove it, then run this graph again"
+    return what
 
 
 def folder_hash(files: "dict[Path, Output]") -> "HashInfo":

@@ -1,5 +1,6 @@
 """The two states that a pull request's comment compares, read from Git objects: no data, no cache, no network."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,16 +100,17 @@ def for_pull_request(root: Path, base: str) -> Pair:
         raise InputError(message)
     head, notes = _working_tree(root, head_commit)
     tip = _commit(root, base)
+    shown = os.environ.get("GITHUB_BASE_REF", "").replace("`", "") or base  # as readers of the comment know it
     if tip is None:
         return Pair(None, head, notes, [_unknown(base)], head_is_checkout=True)
     start = _merge_base(root, tip, head_commit)
     if start is None:
         notes.append(
-            f"No common commit of `{base}` and head is in this clone: head is compared with the tip of `{base}`, so "
+            f"No common commit of `{shown}` and head is in this clone: head is compared with the tip of `{shown}`, so "
             f"what changed there since the branch began looks undone here. {_deepen(root)}"
         )
     elif start != tip:
-        notes.append(f"Base is where the branch left `{base}`, whose tip is `{tip[:7]}` by now.")
+        notes.append(f"Base is where the branch left `{shown}`, whose tip is `{tip[:7]}` by now.")
     side = _side(root, start or tip)
     problems = _without_reports(side, "base") + _without_reports(head, "head")
     return Pair(side, head, notes, problems, head_is_checkout=True)

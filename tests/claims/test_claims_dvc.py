@@ -213,6 +213,18 @@ def test_a_name_stands_for_code_params_overrides_and_nothing_else(project):
     assert names() == first
 
 
+def test_what_an_arm_does_not_make_is_known(project):
+    """Its dvc.lock has those outputs from the committed run: a metric on them would find no effect of the ablation."""
+    book = load(project / "ablations.yaml")
+    before = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(PARAMS + "    b:\n      seeds: [0]\n")
+    try:
+        found = experiments.not_made(project, book.experiments.values())
+    finally:
+        (project / "params.yaml").write_text(before)
+    assert found == dict.fromkeys(("strong", "broken"), frozenset({"data/embedded/models/b"}))
+
+
 def test_a_dvc_that_outlived_its_runner_is_not_run_twice(project):
     book = load(project / "ablations.yaml")
     log = project / experiments.LOGS / "ablation-strong-0.log"

@@ -224,6 +224,13 @@ def test_params_without_sets_are_a_sentence(project):
         data_check.check("laptop", project)
 
 
+@pytest.mark.parametrize("wrong", [{"url": "x"}, {"file": 3, "url": "x", "sha256": "y"}])
+def test_weights_without_their_keys_are_a_sentence(project, wrong):
+    edited(project, lambda values: values.update(score={"inception": wrong}))
+    with pytest.raises(InputError, match=r"params, score\.inception: expected text for file.*, found \{"):
+        data_check.check("laptop", project)
+
+
 def test_weight_files(project, data):
     content = b"weights"
     inception = {"file": "w.pth", "url": "https://example.org/w.pth", "sha256": sha256(content)}

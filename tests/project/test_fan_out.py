@@ -314,6 +314,26 @@ def test_only_living_commands_hold_files(project):
     assert json.loads(path.read_text()) == {"read": {"x": [living]}, "write": {"u": living}}
 
 
+def test_make_repro_lets_go_of_what_the_dead_hold(project):
+    """After a restart of a container the number of a killed DVC is soon some other program's."""
+    path = project / ".dvc/tmp/rwlock"
+    path.parent.mkdir(exist_ok=True)
+    dead = {"pid": os.getpid(), "cmd": "dvc repro of another time"}
+    held = {"read": {}, "write": {str(project / "data/a.txt"): dead, "elsewhere": dead}}
+    path.write_text(json.dumps(held))
+    command = [sys.executable, "-m", "pipeline.project.dvc_child", "0", "--wait-for-lock", "repro", "dvc.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(Path(dvc_child.__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "of another time" not in path.read_text()
+
+
+@pytest.mark.parametrize("compute", ["", "compute:\n", "compute: {threads: two}\n", "compute: [1]\n"])
+def test_params_that_the_stages_will_refuse_are_no_defect_of_the_fan_out(project, compute):
+    (project / "params.yaml").write_text(f"profile: embedded\n{compute}")
+    assert fan_out.run(["make@a"]) == bool(compute), "without the section DVC itself says what is missing"
+
+
 def test_a_second_run_is_refused_and_sigterm_ends_all(project):
     process, family = started(project)
     with pytest.raises(InputError, match="another `gan-tables run` is already running"):

@@ -207,7 +207,43 @@ def test_a_folder_that_holds_another_stages_folder_is_refused(project):
     assert n == 1
     (project / "dvc.lock").write_text(as_folder)
     what = [p.what for p in lock.stale_stages(project, EMBEDDED) if p.stage == "table"]
-    assert what == [f"dep data/embedded/results/t: {out} was never written, or is a folder"]
+    assert what == [
+        f"dep data/embedded/results/t: {out} is a folder inside it, whose hash says too little; let it be files"
+    ]
+
+
+def test_a_sibling_that_never_ran_makes_nobody_stale(toy, tmp_path):
+    rerun = copied(toy, tmp_path / "rerun")
+    edit(rerun / "dvc.yaml", "      - b\n", "")
+    (rerun / "data/embedded/results/t/b.txt").unlink()
+    dvc(rerun, "repro", "--quiet", "dvc.yaml")
+    edit(rerun / "dvc.yaml", "      - a\n", "      - a\n      - c\n")
+    assert found(rerun) == {("make@c", "never run")}
+
+
+def test_a_file_that_no_stage_writes_is_named(toy, tmp_path):
+    """What an experiment's own run left behind: DVC hashes the folder with it, and calls that up to date."""
+    rerun = copied(toy, tmp_path / "rerun")
+    (rerun / "data/embedded/results/t/c.txt").write_text("c\n")
+    dvc(rerun, "repro", "--quiet", "dvc.yaml")
+    assert "up to date" in dvc(rerun, "status", "dvc.yaml")
+    (problem,) = lock.stale_stages(rerun, EMBEDDED)
+    assert problem.what.endswith(
+        "and no stage writes data/embedded/results/t/c.txt: remove it, then run this graph again"
+    )
+    (rerun / "data/embedded/results/t/c.txt").unlink()
+    dvc(rerun, "repro", "--quiet", "dvc.yaml")
+    assert found(rerun) == set()
+
+
+def test_params_of_a_stage_that_has_none_any_more(project):
+    lock_text = (project / "dvc.lock").read_text()
+    at = lock_text.index("    outs:", lock_text.index("  table:"))
+    more = "    params:\n      params.yaml:\n        other: 5\n"
+    (project / "dvc.lock").write_text(lock_text[:at] + more + lock_text[at:])
+    (problem,) = lock.stale_stages(project, EMBEDDED)
+    assert (problem.stage, problem.kind) == ("table", "stale")
+    assert problem.what.startswith("params of params.yaml are in dvc.lock, but no longer in dvc.yaml (`dvc commit -f")
 
 
 def test_only_the_embedded_lock_has_to_be_up_to_date(project):

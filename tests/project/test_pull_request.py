@@ -72,6 +72,7 @@ def commit(folder, files):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A repository on branch ``topic``, which left ``main`` at its only commit; the lock check is a stand-in."""
+    monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
     folder = tmp_path / "project"
     folder.mkdir()
     git(folder, "init", "--quiet")
@@ -228,6 +229,14 @@ def test_the_larger_spread_of_both_sides_counts(project):
     text = comment(project, table(REAL, GAN.replace("16.9,0.5", "17.9,0.1"), DCGAN), base="wide")
     assert "+1.00 ↑ worse | 0.5 times the spread over seeds: within |" in text
     assert "| Tables | 1 number changed, 0 by more than the spread; 2 unchanged |" in text
+
+
+@pytest.mark.parametrize(("now", "n_beyond"), [("17.4", 0), ("17.6", 1)])
+def test_beyond_the_spread_is_more_than_once(project, now, n_beyond):
+    commit(project, table(REAL, GAN, DCGAN))
+    git(project, "branch", "--force", "narrow")
+    text = comment(project, table(REAL, GAN.replace("16.9,", f"{now},"), DCGAN), base="narrow")
+    assert f"| Tables | 1 number changed, {n_beyond} by more than the spread; 2 unchanged |" in text
 
 
 def test_a_row_without_spread_and_one_whose_spread_is_zero(project):
@@ -438,7 +447,7 @@ def test_a_base_without_reports(project):
     assert "| Tables | 3 rows new |" in text
 
 
-def test_what_changed_on_the_base_since_is_not_attributed_to_the_branch(project):
+def test_what_changed_on_the_base_since_is_not_attributed_to_the_branch(project, monkeypatch):
     commit(project, table(REAL, GAN.replace("16.9", "15"), DCGAN))
     git(project, "checkout", "--quiet", "main")
     commit(project, table(REAL, GAN, DCGAN.replace("12.3", "1")))
@@ -447,6 +456,8 @@ def test_what_changed_on_the_base_since_is_not_attributed_to_the_branch(project)
     assert "Base is where the branch left `main`, whose tip is" in text
     assert "| GAN |" in text
     assert "| DCGAN (ours) |" not in text
+    monkeypatch.setenv("GITHUB_BASE_REF", "rele`ase")  # what the workflow calls refs/heads/base
+    assert "Base is where the branch left `release`, whose tip is" in pull_request.write_comment("main").read_text()
 
 
 def test_a_shallow_clone_without_the_common_commit_compares_with_the_tip(project, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from made_project import copied, dvc, environment, write
 
 from pipeline.core.records import ResultRow, to_frame, write_csv
 from pipeline.project import status
+from pipeline.project.lock import Problem
 
 GRAPH = """\
 stages:
@@ -228,6 +229,12 @@ def test_a_table_on_a_terminal(bare, monkeypatch, capsys):
     text = "\n".join(said(capsys, times=True))
     assert text.count("1 min 15 s") == 2  # the stage, and the sum
     assert "started" in text
+
+
+def test_the_gravest_problem_of_a_stage_counts():
+    stale, code = (Problem("table", kind, "x") for kind in ("stale", "code"))
+    assert status._kinds([stale, code]) == status._kinds([code, stale]) == {"table": "stale"}
+    assert status._kinds([code, Problem("raw", "never run", "x")]) == {"table": "code", "raw": "never run"}
 
 
 def test_profiles_of_addresses():

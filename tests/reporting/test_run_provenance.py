@@ -116,6 +116,15 @@ def test_another_image_or_file_is_another_set(recorded):
     assert run()["x"]["code"] == first["x"]["code"]
 
 
+def test_a_model_whose_set_is_gone_is_named(recorded):
+    run, models, images = recorded
+    images.rename(images.with_name("other"))
+    with pytest.raises(
+        InputError, match=rf"mnist: missing, though {models / 'x'} was trained on it; remove that folder"
+    ):
+        run()
+
+
 def test_other_networks_have_another_hash(recorded):
     run, models, _ = recorded
     first = run()
