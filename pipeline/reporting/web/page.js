@@ -46,13 +46,16 @@ unfold();
 // The line of the contents that is being read.
 const links = new Map([...contents.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
 const heads = [...links.keys()].map((name) => document.getElementById(name)).filter(Boolean);
+let marked = null;
 function mark() {
   const above = heads.filter((head) => head.getBoundingClientRect().top < innerHeight / 4);
   const end = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;  // where the last one cannot get higher
   const current = links.get((end ? heads.at(-1) : above.at(-1) ?? heads[0])?.id);
   for (const link of links.values()) link.toggleAttribute("aria-current", link === current);
-  if (beside.matches && current) {
-    const list = contents.parentElement, box = current.getBoundingClientRect(), around = list.getBoundingClientRect();
+  const list = contents.parentElement, moved = current !== marked;
+  marked = current;
+  if (beside.matches && current && moved && !list.matches(":hover")) {  // never under somebody's pointer
+    const box = current.getBoundingClientRect(), around = list.getBoundingClientRect();
     if (box.top < around.top) list.scrollTop -= around.top - box.top + 40;
     if (box.bottom > around.bottom) list.scrollTop += box.bottom - around.bottom + 40;
   }
