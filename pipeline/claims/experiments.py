@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -62,16 +62,6 @@ def check_cache(root: Path, experiments: Iterable[Experiment]) -> None:
         recipes = _Recipes(repo, root)
         for experiment in experiments:
             recipes.check_cache(experiment)
-
-
-def forget_the_dead(root: Path) -> None:
-    """Let go of files that killed DVC commands hold, which would keep every arm from starting."""
-    from dvc.lock import LockError
-
-    # one that is alive has the lock: DVC waits for it, and clears up itself
-    with lock.open_repo(root) as repo, suppress(LockError), repo.lock:
-        for folder in (Path(repo.tmp_dir or ""), Path(repo.tmp_dir or "") / "exps"):
-            dvc_child.forget_the_dead(folder)
 
 
 def stale_outputs(root: Path) -> frozenset[str]:

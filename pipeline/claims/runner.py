@@ -18,7 +18,7 @@ from pipeline.claims.verdicts import effect, judge
 from pipeline.core.errors import InputError
 from pipeline.core.files import write_text
 from pipeline.core.scratch import locked
-from pipeline.project.dvc_child import stopped_by_signals
+from pipeline.project.dvc_child import forget_all_dead, stopped_by_signals
 
 REPORTS = Path("reports")
 EMPTY_PROFILES = ("laptop", "paper")  # their claims.csv has a header only: arms run on the embedded data
@@ -62,7 +62,7 @@ def run(only: list[str], jobs: int, listing: bool) -> None:
         for remark in experiments.check_tree(root):
             print(remark, flush=True)
         experiments.check_cache(root, book.experiments.values())  # of all arms: the table is of all claims
-        experiments.forget_the_dead(root)
+        forget_all_dead(root)
         if arms:
             failed = _run_arms(root, book, {arm: names[arm] for arm in arms}, jobs)
         rows = write_table(root, book, names)

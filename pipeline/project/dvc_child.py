@@ -47,7 +47,7 @@ def main(parent: int, arguments: Sequence[str]) -> int:
 
     sys.argv = ["dvc", *arguments]  # which DVC writes down beside the files that it has in use
     if not parent:  # else the parent has done it
-        _forget_all_dead()
+        forget_all_dead()
     with files_written_whole(), lock_read_plainly(), parsed_once():
         return dvc(list(arguments))
 
@@ -180,13 +180,14 @@ def forget_the_dead(folder: Path) -> None:
         write_text(path, json.dumps(alive))
 
 
-def _forget_all_dead() -> None:
-    """:func:`forget_the_dead` of the project around; whoever has its lock now will have done it."""
+def forget_all_dead(root: Path | None = None) -> None:
+    """:func:`forget_the_dead` of a project and of its experiments; DVC waits for one that has the lock and is alive."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with suppress(DvcException), Repo() as repo, repo.lock:
-        forget_the_dead(Path(repo.tmp_dir or ""))
+    with suppress(DvcException), Repo(None if root is None else str(root.resolve())) as repo, repo.lock:
+        for folder in (Path(repo.tmp_dir or ""), Path(repo.tmp_dir or "") / "exps"):
+            forget_the_dead(folder)
 
 
 def _is_alive(pid: int, cmd: str) -> bool:

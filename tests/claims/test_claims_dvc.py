@@ -16,6 +16,7 @@ from made_project import dvc, environment, is_dead, wait_for, write
 from pipeline.claims import experiments, runner, table
 from pipeline.claims.book import load
 from pipeline.core.errors import InputError
+from pipeline.project import dvc_child
 
 DVC_YAML = """\
 stages:
@@ -311,7 +312,7 @@ def test_files_that_a_killed_dvc_held_are_let_go(project, folder):
         alive = {"pid": os.getpid(), "cmd": " ".join(psutil.Process().cmdline())}
         held = {"refs/exps/stash": {"pid": ended.pid, "cmd": f"{sys.executable} -c "}, "params.yaml": alive}
         path.write_text(json.dumps({"read": {}, "write": held}))
-        experiments.forget_the_dead(project)
+        dvc_child.forget_all_dead(project)
         assert json.loads(path.read_text()) == {"read": {}, "write": {"params.yaml": alive}}
     finally:
         ended.wait()
