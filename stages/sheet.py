@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.core import stage
+from pipeline.core.store import read_arrays
 from pipeline.reporting.sheets import save_sheet
 
 
 def main(_params_file: Path, picked: Path, png: Path) -> None:
     """Lay the array `images` of the file PICKED (.npz) out on the sheet PNG, in its order."""
-    with np.load(picked, allow_pickle=False) as content:
-        save_sheet(png, content["images"])
+    save_sheet(png, read_arrays(picked)["images"])
 
 
 if __name__ == "__main__":

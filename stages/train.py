@@ -18,6 +18,9 @@ from pipeline.training.take_released import take_released
 def main(params_file: Path, name: str, images: Path, out: Path, small: Path, samples: Path, curves: Path) -> None:
     """Train run NAME on the image set IMAGES; write the model folder OUT, its SMALL files, SAMPLES and CURVES."""
     run = params.load(params_file, adversarial.Run, shared="train", own=f"train.runs.{name}")
+    if ranks.is_first():
+        for sentence in params.not_in_force(params_file, own=f"train.runs.{name}", shared="train"):
+            print(f"note: {sentence}")
     machine = params.load(params_file, compute.Compute, own="compute")
     compute.set_up(machine)
     image_set = open_set(images)

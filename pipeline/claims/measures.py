@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import InputError
-from pipeline.core.records import slug
+from pipeline.core.records import read_parquet, slug
 
 MODELS, RESULTS = "data/embedded/models", "data/embedded/results"
 TABLES = "reports/embedded/tables"
@@ -278,7 +278,7 @@ def refusal(metric: str, parameters: Mapping[str, Any]) -> str:
 
 def _table(outputs: Outputs, name: str, columns: Iterable[str]) -> pd.DataFrame:
     """These columns of a parquet output; InputError if one is missing or there is no row."""
-    found, columns = pd.read_parquet(outputs.path(name)), list(columns)
+    found, columns = read_parquet(outputs.path(name)), list(columns)
     missing = [column for column in columns if column not in found]
     if missing:
         message = f"{name}: found columns {', '.join(map(str, found))}; expected also {', '.join(missing)}"
@@ -291,7 +291,7 @@ def _table(outputs: Outputs, name: str, columns: Iterable[str]) -> pd.DataFrame:
 
 def _health(outputs: Outputs, run: str) -> pd.DataFrame:
     """epoch, diversity and network (the seed, or split/seed), of a run of ``train`` or of ``semisup``."""
-    health = pd.read_parquet(outputs.path(f"{MODELS}/{run}/health.parquet"))
+    health = read_parquet(outputs.path(f"{MODELS}/{run}/health.parquet"))
     if health.empty:
         message = f"{run}: no samples were looked at"
         raise InputError(message)

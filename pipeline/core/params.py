@@ -15,6 +15,7 @@ import pydantic.dataclasses
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode
 
 from pipeline.core.errors import InputError
 
@@ -53,10 +54,32 @@ def read(params_file: Path) -> dict[str, Any]:
     except YAMLError as error:  # such as a control character
         message = f"{params_file}: not valid YAML: {error}"
         raise InputError(message) from error
+    except (ValueError, KeyError) as error:  # of a value that YAML takes for a date, 2024-13-45, or that has a tag
+        message = f"{params_file}{_line_of_the_unreadable(text)}: not a value that YAML can read: {error}"
+        raise InputError(message) from error
     if not isinstance(values, dict):
         message = f"{params_file}: expected a mapping of sections, found {type(values).__name__}"
         raise InputError(message)
     return values
+
+
+def _line_of_the_unreadable(text: str) -> str:
+    """``, line 12`` of the first value that ruamel.yaml parses but cannot turn into a number, a date and so on."""
+    yaml = YAML(typ="safe")
+    nodes, seen = [yaml.compose(text)], set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ScalarNode):
+            try:
+                yaml.constructor.construct_object(node)
+            except (ValueError, KeyError):
+                return f", line {node.start_mark.line + 1}"
+        elif id(node) not in seen:  # an alias may lead back to where its anchor is
+            seen.add(id(node))
+            pairs = isinstance(node, MappingNode)
+            inside = [part for pair in node.value for part in pair] if pairs else node.value
+            nodes += reversed(inside)
+    return ""
 
 
 def load(params_file: Path, section_class: type[Section], own: str, *, shared: str | None = None) -> Section:
@@ -84,6 +107,17 @@ def load(params_file: Path, section_class: type[Section], own: str, *, shared: s
             merged[key] = value
             home[key] = f"{address}.{key}"
     return _validate(section_class, merged, params_file, own, home, shared)
+
+
+def not_in_force(params_file: Path, own: str, shared: str) -> list[str]:
+    """A sentence for each shared value that a run replaces by another: setting it changes nothing for that run."""
+    values = read(params_file)
+    common, of_run = _lookup(values, shared, params_file), _lookup(values, own, params_file)
+    return [
+        f"{shared}.{key} ({common[key]}) is not in force here: {own}.{key} is {value}"
+        for key, value in of_run.items()
+        if key in common and common[key] != value
+    ]
 
 
 def load_optional(params_file: Path, section_class: type[Section], own: str) -> Section | None:
@@ -125,7 +159,12 @@ def _validate(
 ) -> Section:
     try:
         # As JSON, because strict Python mode would refuse a dict where a nested section is expected.
-        return TypeAdapter(section_class).validate_json(json.dumps(merged, default=str))
+        values = json.dumps(merged, default=str)
+    except ValueError as error:
+        message = f"{params_file}, {own}: a value contains itself, by an anchor (&) and its alias (*)"
+        raise InputError(message) from error
+    try:
+        return TypeAdapter(section_class).validate_json(values)
     except ValidationError as error:
         lines = [
             f"{params_file}, {_say(problem, section_class, own, home, shared)}"

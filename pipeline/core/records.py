@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from pipeline.core.errors import InputError
 from pipeline.core.files import whole_file, write_text
 
 DIGITS = 6  # significant digits of a stored number
@@ -83,6 +84,22 @@ def write_parquet(out: Path, frame: pd.DataFrame) -> None:
     """Write a frame as parquet, whole."""
     with whole_file(out) as partial:
         frame.to_parquet(partial, index=False)
+
+
+def read_parquet(path: Path, again: str = "run the stage that writes it again") -> pd.DataFrame:
+    """Read a parquet, whatever columns it has; ``again`` tells the way out if it is damaged.
+
+    Raises
+    ------
+    InputError
+        If it is missing, or no whole parquet.
+    """
+    try:
+        return pd.read_parquet(path)
+    # a flipped bit in the pages, in the footer, in the metadata for pandas: each has errors of its own
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        message = f"{path}: not a whole parquet file ({error}); {again}"
+        raise InputError(message) from error
 
 
 def write_metrics(out: Path, metrics: dict[str, Any]) -> None:

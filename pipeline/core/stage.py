@@ -28,6 +28,33 @@ def name(default: str) -> str:
     return os.environ.get("DVC_STAGE", default).rpartition(":")[2]
 
 
+def _dvc_yaml() -> Path | None:
+    """The file that the running stage is of: it lies beside the params, each command's first argument."""
+    beside = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
+    return beside.with_name("dvc.yaml") if beside.name == "params.yaml" else None
+
+
+def _address() -> str:
+    """The running stage as DVC names it in the project's root, ``profiles/paper/dvc.yaml:train@x``; else the command.
+
+    ``DVC_STAGE`` is seen from the folder in which DVC was started: in ``profiles/paper`` it is ``train@x`` alone.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+    dvc_yaml = _dvc_yaml()
+    if dvc_yaml is None:
+        return os.environ["DVC_STAGE"]
+    return name("") if dvc_yaml == Path("dvc.yaml") else f"{dvc_yaml.as_posix()}:{name('')}"
+
+
+def _say(error: InputError) -> None:
+    """Print the sentence; where it tells to run ``dvc repro``, also how that is done in the profile of this stage."""
+    print(f"error: {error}", file=sys.stderr)
+    dvc_yaml = _dvc_yaml() or Path("dvc.yaml")
+    if "dvc repro" in str(error) and dvc_yaml != Path("dvc.yaml"):
+        print(f"stages of this profile are named so: dvc repro {dvc_yaml.as_posix()}:STAGE", file=sys.stderr)
+
+
 _counted: dict[str, int] = {}
 
 
@@ -48,7 +75,7 @@ def run(main: Callable[..., None], *, several_processes: bool = False) -> None:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        address = os.environ.get("DVC_STAGE") or " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+        address = _address()
         started = time.time()
         status = "failed"
         try:
@@ -59,7 +86,7 @@ def run(main: Callable[..., None], *, several_processes: bool = False) -> None:
                 main(*args, **kwargs)
             status = "done"
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _say(error)
             raise SystemExit(1) from None
         finally:
             if ranks.is_first():

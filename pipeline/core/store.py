@@ -3,12 +3,14 @@
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_directory, whole_file
+from pipeline.core.records import read_parquet
 
 INDEX_COLUMNS = ("key", "split", "label", "source")
 REJECT_COLUMNS = ("key", "reason")
@@ -71,16 +73,9 @@ def open_set(path: Path) -> ImageSet:
         if not (path / name).is_file():
             message = f"{path}: no {name}; run the stage that makes this image set (dvc repro)"
             raise InputError(message)
-    try:
-        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        message = f"{path}/images.npy: not a whole NumPy array ({error}); remove {path} and run dvc repro"
-        raise InputError(message) from error
-    try:
-        index = pd.read_parquet(path / "index.parquet")
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
-        message = f"{path}/index.parquet: not a whole parquet file ({error}); remove {path} and run dvc repro"
-        raise InputError(message) from error
+    again = f"remove {path} and run dvc repro"
+    images = memory_map(path / "images.npy", again)
+    index = read_parquet(path / "index.parquet", again)
     check_set(path, images, index)
     return ImageSet(path=path, images=images, index=index)
 
@@ -105,16 +100,27 @@ def check_set(path: Path, images: np.ndarray, index: pd.DataFrame) -> None:
 def read_rejects(path: Path) -> pd.DataFrame:
     """The rejects of a set: key, reason, and what else the stage knows."""
     file = path / "rejects.parquet"
-    try:
-        rejects = pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        message = f"{file}: missing or not a whole parquet file ({error}); remove {path} and run dvc repro"
-        raise InputError(message) from error
+    rejects = read_parquet(file, f"remove {path} and run dvc repro")
     missing = [column for column in REJECT_COLUMNS if column not in rejects.columns]
     if missing:
         message = f"{file}: no column {', '.join(missing)}; expected {', '.join(REJECT_COLUMNS)}"
         raise InputError(message)
     return rejects
+
+
+def memory_map(path: Path, again: str) -> np.ndarray:
+    """Open an ``.npy`` for reading; the array stays on disk. ``again`` tells the way out if it is damaged.
+
+    Raises
+    ------
+    InputError
+        If it is missing, or no whole NumPy array.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, TokenError) as error:  # TokenError: of NumPy's reader of headers
+        message = f"{path}: not a whole NumPy array ({error}); {again}"
+        raise InputError(message) from error
 
 
 def write_arrays(out: Path, **arrays: np.ndarray) -> None:
@@ -128,6 +134,23 @@ def write_arrays(out: Path, **arrays: np.ndarray) -> None:
             large = array.nbytes > LARGEST_WITHOUT_ZIP64
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=large) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def read_arrays(path: Path, again: str = "remove it and run the stage that writes it again") -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz``, by name; ``again`` tells the way out if it is damaged.
+
+    Raises
+    ------
+    InputError
+        If it is missing, or no whole file of arrays.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    # RuntimeError: flags of another archive; TypeError: a lone array; TokenError: a header
+    except (OSError, ValueError, EOFError, RuntimeError, TypeError, TokenError, zipfile.BadZipFile) as error:
+        message = f"{path}: not a whole file of arrays ({error}); {again}"
+        raise InputError(message) from error
 
 
 def no_rejects() -> pd.DataFrame:

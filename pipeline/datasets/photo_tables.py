@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import InputError
+from pipeline.core.records import read_parquet
 from pipeline.core.seeding import numpy_stream
 from pipeline.datasets.archives import PhotoFolder, text_of
 
@@ -50,11 +51,7 @@ def read_tables(raw: Path) -> PhotoTables:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(file)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        message = f"{file}: not a whole parquet file ({error}); remove {file.parent} and run dvc repro"
-        raise InputError(message) from error
+    return read_parquet(file, f"remove {file.parent} and run dvc repro")
 
 
 def _checked_photos(photos: pd.DataFrame, where: Path) -> pd.DataFrame:

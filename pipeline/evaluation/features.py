@@ -27,7 +27,7 @@ from pipeline.core.files import whole_directory, write_text
 from pipeline.core.params import section
 from pipeline.core.progress import Progress
 from pipeline.core.seeding import numpy_stream, torch_stream
-from pipeline.core.store import ImageSet, write_arrays
+from pipeline.core.store import ImageSet, memory_map, write_arrays
 from pipeline.models.build import ColourArchitecture, colour_discriminator
 from pipeline.models.dcgan import to_signed
 from pipeline.models.layers import AffineBatchNorm, Convolution, MaxPool, batch_norm_eps, initialise
@@ -429,11 +429,7 @@ def open_features(folder: Path, split: str, image_set: ImageSet, network_sha256:
             f"{images['n']} with {images['keys'][:16]} of {image_set.path}; {again}"
         )
         raise InputError(message)
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, FileNotFoundError) as error:
-        message = f"{path}: not a whole NumPy array ({error}); {again}"
-        raise InputError(message) from error
+    features = memory_map(path, again)
     shape = (images["n"], record["n_features"])
     if features.shape != shape or features.dtype != _stored(record["dtype"]):
         message = f"{path}: expected {record['dtype']} {shape}, found {features.dtype} {features.shape}; {again}"

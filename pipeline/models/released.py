@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated
 
 import numpy as np
@@ -182,7 +183,7 @@ def _read(path: Path, slot: Slot) -> torch.Tensor:
     try:
         with path.open("rb") as file:
             values = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TokenError) as error:  # TokenError: of NumPy's reader of headers
         message = f"{path}: not a whole NumPy array without pickled objects ({error}); fetch the file again"
         raise InputError(message) from error
     if values.shape != slot.shape or values.dtype.kind != "f":

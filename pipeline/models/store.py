@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_directory, write_text
-from pipeline.core.records import write_parquet
+from pipeline.core.records import read_parquet, write_parquet
 
 NETWORKS_FILE = "networks.safetensors"
 RUN_FILE = "run.json"
@@ -138,7 +138,7 @@ def seeds(model: Path) -> list[int]:
 
 def read_epochs(model: Path, seed: int) -> dict[str, int]:
     """The epoch that each generator of a seed stands for: ``generator`` (chosen by validation), ``generator_last``."""
-    validation = pd.read_parquet(model / "validation.parquet")
+    validation = read_parquet(model / "validation.parquet", f"remove {model} and run dvc repro")
     mine = validation[validation["seed"] == seed]
     return {
         "generator": int(mine.loc[mine["chosen"], "epoch"].iloc[0]),

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.core.records import read_parquet
 from pipeline.reporting.drawing import Drawn, Metrics, canvas, empty
-from pipeline.reporting.result_files import read_parquet
 
 DUPLICATE_SETS = {"lsun": "near-duplicates planted in LSUN", "neardup": "altered photographs"}
 REPORT_HALF = "report"  # of the groups; radius and offsets were chosen on the other half

@@ -23,6 +23,7 @@ from pipeline.reporting import (
     turing_figures,
 )
 from pipeline.reporting.drawing import Drawn, Metrics, canvas
+from pipeline.reporting.result_files import arrays
 from pipeline.reporting.rows import read_results
 
 ROWS, COLUMNS = 10, 7  # of Figure 9
@@ -129,8 +130,8 @@ def curve_of(results: pd.DataFrame) -> pd.DataFrame:
 
 def read_sheet(path: Path) -> dict[str, np.ndarray]:
     """images uint8 (70, 28, 28, 1), labels and nearest_labels int64 (70,)."""
-    if not path.is_file():
+    sheet = arrays(path, images=4, labels=1, nearest_labels=1)
+    if sheet is None:
         message = f"{path}: missing; run dvc repro neighbours@{path.stem}"
         raise InputError(message)
-    with np.load(path, allow_pickle=False) as sheet:
-        return {name: sheet[name] for name in ("images", "labels", "nearest_labels")}
+    return sheet

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.core.records import number
+from pipeline.core.records import number, read_parquet
 from pipeline.models.store import read_run
-from pipeline.reporting.result_files import read_parquet
 
 ENDS = ("d_loss", "g_loss", "d_real", "d_fake")
 NONE = "-"
-NEVER_BELOW = "never below 0.1"  # not "healthy": noise in the pixels alone can keep the diversity above
+COLLAPSED = 0.1  # diversity below this, as in training
+NEVER_BELOW = f"never below {COLLAPSED}"  # not "healthy": noise in the pixels alone can keep the diversity above
 
 
 def split(models: list[Path]) -> tuple[list[Path], list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.reporting.result_files import read_parquet
+from pipeline.core.records import read_parquet
 from pipeline.reporting.rows import at_most
 
 # name of a features folder and of its results -> what it is, in the order of the figures

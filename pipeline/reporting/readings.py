@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import papers
 from pipeline.core.records import number
 from pipeline.reporting import rows
+from pipeline.reporting.health import COLLAPSED
 from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
 from pipeline.reporting.score_tables import OURS, REAL
 from pipeline.reporting.score_tables import RUNS as SCORED
@@ -32,7 +33,6 @@ HALVES = {  # figure -> half of it -> the run whose networks it shows
     )
 }
 FIG6 = {"dcgan": "imagenet128_dcgan", "improved": "imagenet128_improved"}  # half of Figure 6 -> its run
-COLLAPSED = 0.1  # diversity below this, as in training
 NOTED_AT = {"dcgan_lsun": "Figures 2 and 3", "dcgan_faces": "Figures 10 and 11"}
 MEASURES = {  # of Figure 5
     "energy": "energy of the guided gradient",

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import InputError
+from pipeline.core.records import read_parquet
+from pipeline.core.store import read_arrays
 
 NOT_KNOWN = "Nothing is annotated or known here; docs/annotating.md says how to annotate."
 NOT_KEPT = "No samples were kept: these networks were released, not trained here."
@@ -18,12 +20,11 @@ def arrays(path: Path, **dimensions: int) -> dict[str, np.ndarray] | None:
     Raises
     ------
     InputError
-        If one is missing or has another number of dimensions.
+        If the file is damaged, or an array is missing or has another number of dimensions.
     """
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as content:
-        found = {name: content[name] for name in content.files}
+    found = read_arrays(path)
     wrong = [
         name for name, n in dimensions.items() if name not in found or (len(found[name]) and found[name].ndim != n)
     ]
@@ -33,21 +34,6 @@ def arrays(path: Path, **dimensions: int) -> dict[str, np.ndarray] | None:
         message = f"{path}: found {shapes}; expected {expected}; run the stage that writes it again"
         raise InputError(message)
     return found
-
-
-def read_parquet(path: Path) -> pd.DataFrame:
-    """A parquet, whatever columns it has.
-
-    Raises
-    ------
-    InputError
-        If it is no whole parquet.
-    """
-    try:
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        message = f"{path}: not a readable parquet ({error}); run the stage that writes it again"
-        raise InputError(message) from error
 
 
 def table(path: Path, columns: Iterable[str]) -> pd.DataFrame | None:

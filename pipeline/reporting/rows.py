@@ -8,9 +8,8 @@ import pandas as pd
 
 from pipeline.core.errors import InputError
 from pipeline.core.params import section
-from pipeline.core.records import COLUMNS, ResultRow
+from pipeline.core.records import COLUMNS, ResultRow, read_parquet
 from pipeline.papers import Published
-from pipeline.reporting.result_files import read_parquet
 
 NOT_RUN = "not run in this profile yet"
 NOT_MADE = "not made"

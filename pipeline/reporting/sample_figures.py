@@ -1,12 +1,12 @@
 """Generated images at fixed z during training: after the first epoch and after the last."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import InputError
+from pipeline.core.store import read_arrays
 from pipeline.reporting import mosaic
 from pipeline.reporting.drawing import Drawn, Metrics, empty
 from pipeline.reporting.rows import NOT_RUN
@@ -55,8 +55,7 @@ def _panel(title: str, images: np.ndarray, scale: float) -> mosaic.Canvas:
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """images uint8 (n_epochs, n_images, H, W, 3) and epochs int64 (n_epochs,), ascending; none of released networks."""
-    with np.load(path, allow_pickle=False) as content:
-        found: dict[str, Any] = {name: content[name] for name in content.files}
+    found = read_arrays(path)
     images, epochs = found.get("images"), found.get("epochs")
     if images is None or epochs is None or images.ndim != 5 or images.shape[-1] != 3 or len(images) != len(epochs):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in sorted(found.items())) or "nothing"

@@ -1,6 +1,5 @@
 """Improved GAN's Table 3 in pictures: samples of every row, and scores beside the paper's; and ImageNet (Figure 6)."""
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ def improved_table3_samples(results: Path) -> Drawn:
 
 def _samples(path: Path, part: str) -> np.ndarray:
     """uint8 (n, H, W, 3): of ``images`` those of the first seed; empty if there are none."""
-    found = _arrays(path, images=5, top=4)
+    found = result_files.arrays(path, images=5, top=4)
     images = np.empty((0, 1, 1, 3), np.uint8) if found is None else found[part]
     if part == "images" and len(images):
         images = images[0]
@@ -84,18 +83,6 @@ def _samples(path: Path, part: str) -> np.ndarray:
         )
         raise InputError(message)
     return images.repeat(3 // images.shape[-1], axis=-1) if len(images) else images
-
-
-def _arrays(path: Path, **dimensions: int) -> dict[str, np.ndarray] | None:
-    """As ``result_files.arrays``; a file that is no whole archive is refused in a sentence too."""
-    try:
-        if path.is_file() and not zipfile.is_zipfile(path):  # numpy would leave it open
-            message = "no zip archive"
-            raise ValueError(message)
-        return result_files.arrays(path, **dimensions)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        message = f"{path}: not a whole file of arrays ({error}); remove it and run the stage that writes it again"
-        raise InputError(message) from error
 
 
 def _strip(blocks: Sequence[Block], scale: float, *, gap_px: int, side: int = SIDE) -> mosaic.Canvas:
@@ -315,7 +302,7 @@ def improved_fig6(results: Path) -> Drawn:
 
 
 def _half(path: Path) -> Half | None:
-    found = _arrays(path, images=5, epochs=1)
+    found = result_files.arrays(path, images=5, epochs=1)
     if found is None or not len(found["epochs"]) or not found["images"].size:
         return None
     images, epochs = found["images"], found["epochs"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline import papers
+from pipeline.core.records import read_parquet
 from pipeline.reporting.drawing import Drawn, Metrics, canvas, empty
-from pipeline.reporting.result_files import read_parquet
 from pipeline.reporting.rows import NOT_RUN
 from pipeline.reporting.score_tables import CLASSIFIER, REAL, RUNS, SCORE
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline import papers
-from pipeline.core.records import ResultRow
+from pipeline.core.records import ResultRow, read_parquet
 from pipeline.reporting.probe_tables import dcgan_table1, dcgan_table2
-from pipeline.reporting.result_files import read_parquet
 from pipeline.reporting.rows import NOT_RUN, Extra, Place, Report, at_most, joined, quoted, read_results, result
 from pipeline.reporting.running_text import NO_TRUTH
 from pipeline.reporting.score_tables import improved_table3

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.errors import InputError
+from pipeline.core.records import read_parquet
 from pipeline.reporting.drawing import Drawn, Metrics, canvas
-from pipeline.reporting.result_files import read_parquet
 
 DIGITS = 6  # significant digits of a metric
 LATE = 0.9  # of the steps: from here on the largest distance is taken

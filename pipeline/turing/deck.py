@@ -9,9 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Annotated, Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,7 +20,8 @@ from pipeline.core import params, seeding
 from pipeline.core.errors import InputError
 from pipeline.core.files import whole_directory, write_text
 from pipeline.core.params import section
-from pipeline.core.store import ImageSet
+from pipeline.core.records import read_parquet
+from pipeline.core.store import ImageSet, memory_map, read_arrays
 from pipeline.turing.published import SENTENCES
 
 NAME = "[A-Za-z0-9_.-]{1,60}"  # of a deck, of a model
@@ -125,13 +124,7 @@ def read_samples(path: Path, part: str) -> Samples:
     if not path.is_file():
         message = f"{path}: missing; run the stage that keeps these samples (dvc repro)"
         raise InputError(message)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files if name == part}
-    except (ValueError, EOFError, OSError, RuntimeError, BadZipFile) as error:  # RuntimeError: flags of another archive
-        message = f"{path}: not a whole file of arrays ({error}); remove it and run dvc repro"
-        raise InputError(message) from error
-    found = arrays.get(part)
+    found = read_arrays(path, "remove it and run dvc repro").get(part)
     dimensions = 5 if part == "images" else 4
     if found is None or found.dtype != np.uint8 or found.ndim != dimensions or not len(found):
         shape = "none" if found is None else f"{found.dtype} of shape {found.shape}"
@@ -241,13 +234,12 @@ def read_deck(folder: Path) -> Deck:
             message = f"{folder}: no {name}: this deck is not there, or not whole; {again}"
             raise InputError(message)
     about = _about(folder / "deck.json", again)
+    images = memory_map(folder / "images.npy", again)
+    truth = read_parquet(folder / "truth.parquet", again)
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        truth = pd.read_parquet(folder / "truth.parquet")
         rows, generated = truth["row"].to_numpy(), truth["generated"].to_numpy(dtype=np.bool_)
-    # of pyarrow ArrowInvalid, a ValueError; of NumPy's header TokenError
-    except (ValueError, EOFError, KeyError, OSError, TokenError) as error:
-        message = f"{folder}: images.npy or truth.parquet is damaged ({error}); {again}"
+    except (KeyError, ValueError, TypeError) as error:
+        message = f"{folder}/truth.parquet: expected row and generated ({error}); {again}"
         raise InputError(message) from error
     whole = images.dtype == np.uint8 and images.ndim == 4 and len(images) == about.n_images
     if not whole or not np.array_equal(rows, np.arange(len(images))):

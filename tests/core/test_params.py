@@ -263,6 +263,14 @@ def test_a_runs_own_value_wins_over_the_shared_one(altered):
     assert load_run(file, "gan_mnist").beta1 == 0.5
 
 
+def test_a_shared_value_that_a_run_replaces_is_told(altered):
+    file = altered(f"{RUN}.beta1", 0.9)
+    sentence = f"train.beta1 (0.5) is not in force here: {RUN}.beta1 is 0.9"
+    assert params.not_in_force(file, own=RUN, shared="train") == [sentence]
+    assert params.not_in_force(altered(f"{RUN}.beta1", 0.5), own=RUN, shared="train") == []
+    assert params.not_in_force(file, own="train.runs.gan_mnist", shared="train") == []
+
+
 def test_a_shared_value_reaches_every_run(altered):
     file = altered("train.beta1", 0.9)
     assert (load_run(file).beta1, load_run(file, "gan_mnist").beta1) == (0.9, 0.9)
@@ -530,8 +538,11 @@ def test_missing_file(tmp_path):
         (b"a: *nowhere\n", (", line 1", "undefined alias")),
         (b"", ("expected a mapping", "NoneType")),
         (b"- 1\n", ("expected a mapping", "list")),
-        pytest.param(b"a: \xff\n", ("not valid",)),
-        pytest.param(b"a: \x00\n", ("not valid",)),
+        (b"a: \xff\n", ("not valid",)),
+        (b"a: \x00\n", ("not valid",)),
+        (b"a: [1, 2]\nb: 2024-13-45\n", (", line 2", "not a value that YAML can read", "month")),
+        (b"a: &x [*x, 3]\nb:\n  c: !!bool maybe\n", (", line 3", "not a value that YAML can read", "maybe")),
+        (b"a: 1\n!!int x: 2\nb: !!int y\n", (", line 2", "not a value that YAML can read", "'x'")),
     ],
 )
 def test_broken_yaml(tmp_path, content, words):
@@ -540,6 +551,13 @@ def test_broken_yaml(tmp_path, content, words):
     message = refusal(file, params.read)
     for word in words:
         assert word in message
+
+
+def test_a_value_that_contains_itself(tmp_path, root):
+    text = (root / "params.yaml").read_text().replace("  precision: ", "  precision: &loop [*loop] # ", 1)
+    (tmp_path / "params.yaml").write_text(text)
+    message = refusal(tmp_path / "params.yaml", lambda file: params.load(file, compute.Compute, own="compute"))
+    assert "compute: a value contains itself" in message
 
 
 def test_a_folder_is_no_params_file(tmp_path):

@@ -92,6 +92,36 @@ def test_dvc_names_the_stage(tmp_path, start):
     assert rows(tmp_path)[0]["stage"] == "profiles/paper/dvc.yaml:train@toy"
 
 
+@pytest.mark.parametrize("seen_from_there", ["train@toy", "dvc.yaml:train@toy", "../laptop/dvc.yaml:train@toy"])
+def test_a_stage_that_dvc_started_in_its_profiles_folder_is_that_profiles(tmp_path, start, seen_from_there):
+    start("profiles/laptop/params.yaml", "out.txt", DVC_STAGE=seen_from_there)
+    assert rows(tmp_path)[0]["stage"] == "profiles/laptop/dvc.yaml:train@toy"
+
+
+@pytest.mark.parametrize("seen_from_there", ["train@toy", "../dvc.yaml:train@toy"])
+def test_a_stage_of_the_root_is_that_from_everywhere(tmp_path, start, seen_from_there):
+    start("params.yaml", "out.txt", DVC_STAGE=seen_from_there)
+    assert rows(tmp_path)[0]["stage"] == "train@toy"
+
+
+@pytest.mark.parametrize(
+    ("params_file", "more"),
+    [
+        (
+            "profiles/paper/params.yaml",
+            "stages of this profile are named so: dvc repro profiles/paper/dvc.yaml:STAGE\n",
+        ),
+        ("params.yaml", ""),
+    ],
+)
+def test_the_way_out_is_told_for_the_profile_of_the_stage(tmp_path, project_env, params_file, more):
+    told = TOY.replace("params.yaml, train: unknown key 'beta'", "data/x: missing; run dvc repro fetch@x")
+    (tmp_path / "told.py").write_text(told.replace('if what == "bad"', "if True"))
+    command = [sys.executable, "told.py", params_file, "out.txt"]
+    result = subprocess.run(command, cwd=tmp_path, env=project_env, capture_output=True, text=True, check=False)
+    assert result.stderr == f"error: data/x: missing; run dvc repro fetch@x\n{more}"
+
+
 def test_bad_input_is_one_sentence(tmp_path, start):
     result = start("bad", "out.txt")
     assert result.returncode == 1

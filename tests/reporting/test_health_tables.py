@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.reporting import health as reporting_health
 from pipeline.reporting.health import health_table, runs_table, verdict
+from pipeline.training import health as training_health
 
 
 def model(folder, name, *, health=None, validation=None, history=None, **more):
@@ -52,6 +54,11 @@ def test_a_run_without_validation_shows_the_last_epoch(tmp_path):
 def test_epochs_chosen_are_those_of_the_seeds(tmp_path):
     validation = pd.DataFrame({"seed": [0, 0, 1], "epoch": [4, 8, 8], "chosen": [True, False, True]})
     assert "| 4, 8 | 2.000 |" in runs_table([model(tmp_path, "run", history=history(), validation=validation)])[-1]
+
+
+def test_the_limit_of_a_collapse_is_that_of_training():
+    """Reports do not import training, which would bring torch into every figure."""
+    assert reporting_health.COLLAPSED == training_health.COLLAPSED
 
 
 def test_health_is_gradients_and_diversity(tmp_path):

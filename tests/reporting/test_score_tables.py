@@ -355,7 +355,7 @@ def test_the_record_of_another_run_is_refused(tmp_path):
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     made.write_scores(tmp_path, "is_bn")
     (tmp_path / "is_bn.parquet").write_bytes(b"PAR1 and no more")
-    refused(tmp_path, r"is_bn\.parquet: not a readable parquet \(.*again")
+    refused(tmp_path, r"is_bn\.parquet: not a whole parquet file \(.*again")
 
 
 def change(folder, edit):

@@ -155,7 +155,7 @@ def test_all_real_digits_but_fewer_test_digits_stay_reduced(tmp_path):
 def test_damaged_results_are_named(tmp_path, content):
     (tmp_path / "real.parquet").write_bytes(content)
     with pytest.raises(
-        InputError, match=r"real\.parquet: not a readable parquet \(.*run the stage that writes it again"
+        InputError, match=r"real\.parquet: not a whole parquet file \(.*run the stage that writes it again"
     ):
         dcgan_table3(tmp_path, REPORT)
 
