@@ -85,7 +85,7 @@ def test_reasons_are_gathered_by_kind(text, kind):
 def test_a_set_without_its_rejects(tmp_path):
     opened = image_set(tmp_path, no_rejects())
     (opened.path / "rejects.parquet").unlink()
-    with pytest.raises(InputError, match=r"rejects.parquet: missing .*run dvc repro"):
+    with pytest.raises(InputError, match=r"rejects.parquet: not a whole parquet file .*run dvc repro"):
         describe(opened)
 
 
