@@ -154,9 +154,10 @@ def learnt_dictionary(image_set: ImageSet, config: KMeansFeatures, kept: Path) -
     """Learn whitening and centroids from the split ``train``, or read them from the file ``kept``."""
     if not kept.exists():
         patches = normalised(torch.from_numpy(drawn_patches(image_set, config)), config.normalisation_epsilon).numpy()
-        mean, whitening = zca(patches, config.whitening_epsilon)
-        centroids = learnt_centroids((patches - mean) @ whitening, config)
-        write_arrays(kept, mean=mean, whitening=whitening, centroids=centroids)
+        # In float64: K-means magnifies last bits, and those of a float32 product differ from processor to processor.
+        mean, whitening, whitened = zca(patches.astype(np.float64), config.whitening_epsilon)
+        single = {"mean": mean, "whitening": whitening, "centroids": learnt_centroids(whitened, config)}
+        write_arrays(kept, **{name: array.astype(np.float32) for name, array in single.items()})
     with np.load(kept, allow_pickle=False) as arrays:
         return Dictionary(mean=arrays["mean"], whitening=arrays["whitening"], centroids=arrays["centroids"])
 
@@ -183,16 +184,19 @@ def normalised(patches: torch.Tensor, epsilon: float) -> torch.Tensor:
     return patches.div_(variance.add_(epsilon).sqrt_())
 
 
-def zca(patches: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and whitening (d, d) of patches (n, d): V (D + epsilon)^-1/2 V' with V D V' their covariance."""
-    wide = patches.astype(np.float64)
-    values, vectors = np.linalg.eigh(np.cov(wide, rowvar=False))
+def zca(patches: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean (d,) and whitening (d, d) of patches (n, d), and the whitened patches (n, d), all float64.
+
+    The whitening is V (D + epsilon)^-1/2 V' with V D V' the patches' covariance.
+    """
+    values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
     whitening = (vectors / np.sqrt(values.clip(min=0) + epsilon)) @ vectors.T
-    return wide.mean(axis=0).astype(np.float32), whitening.astype(np.float32)
+    mean = patches.mean(axis=0)
+    return mean, whitening, (patches - mean) @ whitening
 
 
 def learnt_centroids(whitened: np.ndarray, config: KMeansFeatures) -> np.ndarray:
-    """Centroids float32 (n_maps, d) of whitened patches (n, d)."""
+    """Centroids (n_maps, d) of whitened patches (n, d), float64."""
     from sklearn.cluster import MiniBatchKMeans
 
     settings: dict[str, Any] = {  # whose types scikit-learn declares by their defaults
@@ -204,7 +208,7 @@ def learnt_centroids(whitened: np.ndarray, config: KMeansFeatures) -> np.ndarray
         "random_state": int(numpy_stream(config.seed, "k-means").integers(2**31)),
     }
     search: Any = MiniBatchKMeans(config.n_maps, **settings)
-    return search.fit(whitened).cluster_centers_.astype(np.float32)
+    return search.fit(whitened).cluster_centers_
 
 
 # ---- encoding -------------------------------------------------------------------------------------------------------

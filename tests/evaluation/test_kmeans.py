@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,17 +148,16 @@ def test_patches_are_normalised_one_by_one():
 def test_whitening_gives_a_covariance_of_identity_up_to_epsilon():
     stream = numpy_stream(4, "whitening")
     patches = (stream.normal(size=(4000, 6)) * [3, 2, 1, 1, 0.5, 0.3]) @ stream.normal(size=(6, 6)) + 5
-    patches = patches.astype(np.float32)
     for epsilon in (1e-9, 0.1):
-        mean, whitening = zca(patches, epsilon)
-        np.testing.assert_allclose(whitening, whitening.T, rtol=1e-4, atol=1e-5)
-        whitened = (patches.astype(np.float64) - mean) @ whitening
-        np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-3)
-        values = np.linalg.eigvalsh(np.cov(patches.astype(np.float64), rowvar=False))
+        mean, whitening, whitened = zca(patches, epsilon)
+        np.testing.assert_allclose(whitening, whitening.T, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(whitened, (patches - mean) @ whitening, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-9)
+        values = np.linalg.eigvalsh(np.cov(patches, rowvar=False))
         covariance = np.cov(whitened, rowvar=False)
-        np.testing.assert_allclose(np.linalg.eigvalsh(covariance), values / (values + epsilon), rtol=1e-3)
+        np.testing.assert_allclose(np.linalg.eigvalsh(covariance), values / (values + epsilon), rtol=1e-6)
         if epsilon < 1e-6:
-            np.testing.assert_allclose(covariance, np.eye(6), atol=1e-3)
+            np.testing.assert_allclose(covariance, np.eye(6), atol=1e-6)
 
 
 def test_patches_are_windows_of_training_images_from_every_place():
@@ -174,12 +176,37 @@ def test_patches_are_windows_of_training_images_from_every_place():
 def test_centroids_are_the_means_of_clusters():
     stream = numpy_stream(5, "clusters")
     centres = np.array([[0, 0], [30, 0], [0, 30], [30, 30]], dtype=np.float32)
-    points = (centres[stream.integers(0, 4, 2000)] + stream.normal(size=(2000, 2))).astype(np.float32)
+    points = (centres[stream.integers(0, 4, 2000)] + stream.normal(size=(2000, 2))).astype(np.float64)
     found = learnt_centroids(points, changed(n_maps=4, batch_size=200, iterations=5))
-    assert found.dtype == np.float32
+    assert found.dtype == np.float64
     nearest = np.linalg.norm(found[:, None] - centres, axis=2)
     assert sorted(nearest.argmin(axis=1)) == [0, 1, 2, 3]
     assert nearest.min(axis=1).max() < 0.5
+
+
+LEARN = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from pipeline.evaluation.kmeans import learnt_dictionary
+from test_kmeans import changed, image_set
+config = changed(n_maps=40, patch_size=5, n_patches=4000, iterations=10, batch_size=500)
+learnt_dictionary(image_set(60, 5), config, Path(sys.argv[1]))
+"""
+
+
+def test_the_dictionary_does_not_depend_on_the_kernels_of_blas(tmp_path):
+    """OpenBLAS takes other kernels, whose sums have other last bits, on other processors of one instruction set."""
+    found = {}
+    for kernels in ("Haswell", "Sandybridge", "Nehalem"):  # each runs on the processors of those before it
+        for threads in ("1", "2"):
+            kept = tmp_path / f"{kernels}{threads}.npz"
+            blas = {"OPENBLAS_CORETYPE": kernels, "OPENBLAS_NUM_THREADS": threads}
+            environment = os.environ | blas | {"PYTHONPATH": str(Path(__file__).parent)}
+            subprocess.run([sys.executable, "-c", LEARN, str(kept)], env=environment, check=True)
+            found[kernels, threads] = kept.read_bytes()
+    assert len(set(found.values())) == 1, found.keys()
 
 
 def test_moments_are_in_float64():
