@@ -29,6 +29,7 @@ from pipeline.evaluation.features import write_features
 
 FEATURE_VARIANCE = 0.01  # added to the variance of a feature before its root divides it (authors' code)
 BATCH_IMAGES = 16  # images whose patches are cut and whitened at once
+GRID = 2.0**-20  # what is learnt is rounded to its multiples, which float32 holds exactly up to 16
 
 
 @section
@@ -151,15 +152,27 @@ def check_images(image_set: ImageSet, config: KMeansFeatures) -> None:
 
 
 def learnt_dictionary(image_set: ImageSet, config: KMeansFeatures, kept: Path) -> Dictionary:
-    """Learn whitening and centroids from the split ``train``, or read them from the file ``kept``."""
+    """Learn whitening and centroids from the split ``train``, or read them from the file ``kept``.
+
+    All three are multiples of ``GRID``, and the same bytes whatever the kernels of BLAS.
+    """
     if not kept.exists():
         patches = normalised(torch.from_numpy(drawn_patches(image_set, config)), config.normalisation_epsilon).numpy()
         # In float64: K-means magnifies last bits, and those of a float32 product differ from processor to processor.
         mean, whitening, whitened = zca(patches.astype(np.float64), config.whitening_epsilon)
-        single = {"mean": mean, "whitening": whitening, "centroids": learnt_centroids(whitened, config)}
-        write_arrays(kept, **{name: array.astype(np.float32) for name, array in single.items()})
+        learnt = {"mean": mean, "whitening": whitening, "centroids": learnt_centroids(whitened, config)}
+        write_arrays(kept, **{name: on_grid(array) for name, array in learnt.items()})
     with np.load(kept, allow_pickle=False) as arrays:
         return Dictionary(mean=arrays["mean"], whitening=arrays["whitening"], centroids=arrays["centroids"])
+
+
+def on_grid(learnt: np.ndarray) -> np.ndarray:
+    """float64 to the nearest multiples of ``GRID``, float32.
+
+    Processors differ by some 1e-13. Rounded straight to float32, whose steps shrink with the number, coordinates near 0
+    would keep that difference: one in ten thousand did.
+    """
+    return (np.rint(learnt / GRID) * GRID + 0.0).astype(np.float32)  # + 0.0: there is no -0
 
 
 def drawn_patches(image_set: ImageSet, config: KMeansFeatures) -> np.ndarray:
@@ -204,6 +217,9 @@ def learnt_centroids(whitened: np.ndarray, config: KMeansFeatures) -> np.ndarray
         "max_iter": config.iterations,
         "max_no_improvement": None,  # as many passes as asked for
         "n_init": 1,
+        # Centroids of few patches stay, as in the authors' code. scikit-learn would move them to drawn patches, at
+        # times two to the same one, and the last bits of BLAS would decide between the two.
+        "reassignment_ratio": 0.0,
         "compute_labels": False,
         "random_state": int(numpy_stream(config.seed, "k-means").integers(2**31)),
     }
