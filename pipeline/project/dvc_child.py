@@ -154,19 +154,46 @@ def stop(
                 os.killpg(leader.pid, number)
         deadline = time.monotonic() + patience
         while leaders and time.monotonic() < deadline:
-            leaders = [leader for leader in leaders if leader.poll() is None]
+            leaders = [leader for leader in leaders if leader.poll() is None or _members(leader.pid)]
             time.sleep(0.05)
 
 
-def forget_the_dead(folder: Path) -> None:
+def _members(group: int) -> list[int]:
+    """Numbers of a group's living processes; a zombie, which nobody may collect in a container, does not count."""
+    import psutil
+
+    found: list[int] = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def forget_the_dead(folder: Path, *, hardlink_lock: bool = False) -> None:
     """Drop what killed DVC commands hold in DVC's list of files in use; to be called under the repository's lock.
 
     ``folder`` : .dvc/tmp, or .dvc/tmp/exps, where experiments have a list of their own.
+    ``hardlink_lock`` : DVC's ``core.hardlink_lock``, as the list is edited under the lock that DVC edits it under:
+    experiments do so without the repository's.
 
     DVC drops an entry itself if no process has its number. In a container, however, the dead may stay as zombies, and
     after a restart other programs soon have the old numbers: every later run would then be refused.
+
+    Raises
+    ------
+    dvc.lock.LockError
+        If another command edits the list for seconds.
     """
+    from dvc.lock import make_lock
+
     path = folder / "rwlock"
+    if path.is_file():
+        with make_lock(str(folder / "rwlock.lock"), tmp_dir=str(folder), hardlink_lock=hardlink_lock):
+            _forget_the_dead(path)
+
+
+def _forget_the_dead(path: Path) -> None:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         alive = {
@@ -187,7 +214,7 @@ def forget_all_dead(root: Path | None = None) -> None:
 
     with suppress(DvcException), Repo(None if root is None else str(root.resolve())) as repo, repo.lock:
         for folder in (Path(repo.tmp_dir or ""), Path(repo.tmp_dir or "") / "exps"):
-            forget_the_dead(folder)
+            forget_the_dead(folder, hardlink_lock=repo.config["core"].get("hardlink_lock", False))
 
 
 def _is_alive(pid: int, cmd: str) -> bool:

@@ -70,7 +70,7 @@ def make_plan(root: Path, profile: str, targets: Sequence[str]) -> Plan:
 
     dvc_yaml = lock.PROFILES[profile]
     with open_repo(root) as repo, repo.lock:
-        forget_the_dead(Path(repo.tmp_dir or ""))
+        forget_the_dead(Path(repo.tmp_dir or ""), hardlink_lock=repo.config["core"].get("hardlink_lock", False))
         stages = stages_of(repo, root, dvc_yaml)
         graph = repo.index.graph
         wanted = [stages[name] for name in matching(list(stages), targets, dvc_yaml)]

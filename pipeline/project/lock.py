@@ -4,7 +4,6 @@
 this compares each stage's lock entry with its command, params, code and the lock entries of the stages before it.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,8 +55,9 @@ def verify_lock(root: Path = Path()) -> Report:
         for profile, dvc_yaml in PROFILES.items():
             if not (root / dvc_yaml).is_file():
                 continue
-            problems = _problems(repo, root, dvc_yaml)
-            lines += _say(profile, problems, len(stages_of(repo, root, dvc_yaml)))
+            stages = stages_of(repo, root, dvc_yaml)
+            problems = problems_of(repo, stages)
+            lines += _say(profile, problems, len(stages))
             if profile == "embedded" and problems:
                 passed = False
     if not passed:
@@ -87,7 +87,7 @@ def stale_stages(root: Path, dvc_yaml: Path) -> list[Problem]:
         If DVC cannot read the project.
     """
     with open_repo(root) as repo:
-        return _problems(repo, root, dvc_yaml)
+        return problems_of(repo, stages_of(repo, root, dvc_yaml))
 
 
 def stage_names(root: Path, dvc_yaml: Path) -> list[str]:
@@ -166,11 +166,12 @@ def _write(repo: "Repo", path: Path, lock: Any) -> None:
         context.track_file(os.path.relpath(path))
 
 
-def _problems(repo: "Repo", root: Path, dvc_yaml: Path) -> list[Problem]:
+def problems_of(repo: "Repo", stages: "dict[str, PipelineStage]") -> list[Problem]:
+    """:func:`stale_stages` of a profile's stages, as :func:`stages_of` gives them."""
     outs: Outs = {out.fs_path: out for stage in repo.index.stages for out in stage.outs}
-    entries = _lock_entries(root, dvc_yaml)
+    entries = entries_of(stages)
     problems: list[Problem] = []
-    for name, stage in stages_of(repo, root, dvc_yaml).items():
+    for name, stage in stages.items():
         if name in entries:
             problems += stage_problems(name, stage, entries[name], outs)
         else:
@@ -215,13 +216,10 @@ def stages_of(repo: "Repo", root: Path, dvc_yaml: Path) -> "dict[str, PipelineSt
     }
 
 
-def _lock_entries(root: Path, dvc_yaml: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-
-    path = root / dvc_yaml.with_suffix(".lock")
-    if not path.is_file():
-        return {}
-    return (YAML(typ="safe").load(io.StringIO(path.read_text(encoding="utf-8"))) or {}).get("stages", {})
+def entries_of(stages: "dict[str, PipelineStage]") -> dict[str, Any]:
+    """The lock that DVC has read with these stages; reading it again would take a second."""
+    dvcfile: Any = next(iter(stages.values())).dvcfile if stages else None
+    return dvcfile.lockfile_contents.get("stages", {}) if dvcfile else {}
 
 
 def stage_problems(name: str, stage: "PipelineStage", entry: dict[str, Any], outs: Outs) -> list[Problem]:

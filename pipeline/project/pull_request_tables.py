@@ -41,7 +41,8 @@ class Change:
 
     row: str
     column: str
-    unit: str
+    base_unit: str
+    unit: str  # head's
     paper: float | None
     base: float | None
     head: float | None
@@ -51,8 +52,8 @@ class Change:
 
     @property
     def times_spread(self) -> float | None:
-        """The change, in spreads; None where one of them is not known."""
-        if self.base is None or self.head is None or self.spread is None:
+        """The change, in spreads; None where one of them is not known, or there is nothing to subtract."""
+        if self.base is None or self.head is None or self.spread is None or self.state:
             return None
         change = abs(self.head - self.base)
         return change / self.spread if self.spread else (math.inf if change else 0.0)
@@ -60,7 +61,7 @@ class Change:
     @property
     def better(self) -> int:
         """1 if head is better, -1 if it is worse, 0 if the unit does not say."""
-        if self.base is None or self.head is None:
+        if self.base is None or self.head is None or self.state:
             return 0
         by_name = [sign for end, sign in BETTER_COLUMN.items() if self.column.endswith(end)]
         sign = by_name[0] if by_name else BETTER_UNIT.get(self.unit, 0)
@@ -169,6 +170,7 @@ def _change(before: Row, after: Row) -> Change | None:
     return Change(
         row=either["row"],
         column=either["column"],
+        base_unit=units[0],
         unit=units[-1],
         paper=numbers[1 if after else 0]["paper"],
         base=numbers[0]["measured"],
@@ -199,7 +201,7 @@ def _block(title: str, changes: Sequence[Change], same: int) -> Block:
 
 def _cells(change: Change) -> list[str]:
     column = code(f"{change.column} [{change.unit}]")
-    numbers = [_number(value, change.unit) for value in (change.base, change.head)]
+    numbers = [_number(change.base, change.base_unit), _number(change.head, change.unit)]
     paper = records.printed(change.paper, None)
     return [text(change.row), column, paper, *numbers, _difference(change), _beside_spread(change)]
 

@@ -272,15 +272,19 @@ def _measured_of(rows: Sequence[Row]) -> str:
 
 
 def _claims(root: Path) -> list[str]:
-    """The verdicts on the papers' claims, in a sentence; nothing before any was tested."""
+    """How the papers' claims were tested, and the verdicts, in a sentence; nothing before any was tested."""
     path = root / "reports/embedded/tables/claims.csv"
-    verdicts = pd.read_csv(path)["verdict"] if path.is_file() else pd.Series(dtype=str)
-    if verdicts.empty:
+    claims = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    if claims.empty:
         return []
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.value_counts().items(), key=str))
+    tested = claims[claims["verdict"] != "not tested"]
+    n_ablated = tested["ablation"].notna().sum()
+    n_compared, n_untested = len(tested) - n_ablated, len(claims) - len(tested)
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(tested["verdict"].value_counts().items(), key=str))
     return [
         _wrapped(
-            f"Of {len(verdicts)} claims of the papers, each with the ablation that tests it on embedded data: {counts} "
+            f"Of {len(claims)} claims of the papers, tested by ablations on embedded data: {n_ablated}; by comparing "
+            f"committed results: {n_compared}; not tested: {n_untested}. Verdicts: {counts} "
             "([all of them](reports/embedded/tables/claims.md))."
         )
     ]

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.errors import InputError
 from pipeline.core.files import write_text
 from pipeline.core.stage import RUN_RECORD
-from pipeline.project.lock import PROFILES, Problem, open_repo, stage_problems, stages_of
+from pipeline.project.lock import PROFILES, Problem, entries_of, open_repo, problems_of, stages_of
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-    from dvc.stage import PipelineStage
 
 FIELDS = {"stage": str, "started": (int, float), "seconds": (int, float), "status": str}
 KEPT = Path(".work/status.json")
@@ -61,10 +60,13 @@ def profile_states(root: Path = Path()) -> dict[str, ProfileState]:
         return kept
     if sys.stderr.isatty():
         print("comparing the dvc.lock files with the graph, once after a change ...", file=sys.stderr)
-    states, watched = _compare_locks(root)
+    dvc_files = _signature(root, [])
+    states, watched, signature = _compare_locks(root)
+    if dvc_files != _signature(root, []) or signature != _signature(root, watched):
+        return states  # a stage ended meanwhile, say: of which of the two states they are is not known
     content = {
         "watched": watched,
-        "signature": _signature(root, watched),
+        "signature": signature,
         "profiles": {name: asdict(state) for name, state in states.items()},
     }
     try:
@@ -74,33 +76,22 @@ def profile_states(root: Path = Path()) -> dict[str, ProfileState]:
     return states
 
 
-def _compare_locks(root: Path) -> tuple[dict[str, ProfileState], list[str]]:
-    """The states, and the files and folders in Git that they were made from."""
+def _compare_locks(root: Path) -> tuple[dict[str, ProfileState], list[str], str]:
+    """The states, the files and folders in Git that they are made from, and the signature of these before that."""
     states: dict[str, ProfileState] = {}
     with open_repo(root) as repo:
-        outs = {out.fs_path: out for stage in repo.index.stages for out in stage.outs}
+        watched = _watched(repo)
+        signature = _signature(root, watched)
         for profile, dvc_yaml in PROFILES.items():
             if not (root / dvc_yaml).is_file():
                 continue
-            problems: list[Problem] = []
             stages = stages_of(repo, root, dvc_yaml)
-            entries = _entries(stages)
-            for name, stage in stages.items():
-                if name in entries:
-                    problems += stage_problems(name, stage, entries[name], outs)
-                else:
-                    problems.append(Problem(name, "never run", "no entry in dvc.lock"))
-            cached = [
-                out.def_path for name, stage in stages.items() if name in entries for out in stage.outs if out.use_cache
-            ]
-            states[profile] = ProfileState([str(stage.addressing) for stage in stages.values()], problems, cached)
-        return states, _watched(repo)
-
-
-def _entries(stages: "dict[str, PipelineStage]") -> dict[str, Any]:
-    """The lock that DVC has read with these stages; reading it again would take a second."""
-    dvcfile: Any = next(iter(stages.values())).dvcfile if stages else None
-    return dvcfile.lockfile_contents.get("stages", {}) if dvcfile else {}
+            entries = entries_of(stages)
+            have_run = [stage for name, stage in stages.items() if name in entries]
+            cached = [out.def_path for stage in have_run for out in stage.outs if out.use_cache]
+            addresses = [str(stage.addressing) for stage in stages.values()]
+            states[profile] = ProfileState(addresses, problems_of(repo, stages), cached)
+    return states, watched, signature
 
 
 def _watched(repo: "Repo") -> list[str]:

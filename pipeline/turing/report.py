@@ -221,7 +221,7 @@ def _other_rows(decks: Mapping[str, Deck], votes: pd.DataFrame) -> list[ResultRo
         for (name, sha256), mine in others.groupby(["deck_name", "deck"], sort=True)
     ]
     note = f"not mixed in: {', '.join(names)}; the decks now: "
-    note += ", ".join(f"{deck.name} {deck.sha256[:12]}" for deck in decks.values())
+    note += ", ".join(f"{deck.name} {deck.sha256[:12]}" for deck in decks.values()) or "none"
     place = Extra(row=OTHERS, column="votes", unit=VOTES)
     return [result(place, dataset="", comparable="", note=note, measured=len(others))]
 

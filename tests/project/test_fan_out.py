@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import OrderedDict
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
@@ -312,6 +314,52 @@ def test_only_living_commands_hold_files(project):
     path.write_text(json.dumps({"read": {"x": [living, reused], "y": [reused]}, "write": {"z": reused, "u": living}}))
     fan_out.make_plan(project, "embedded", ["slow"])
     assert json.loads(path.read_text()) == {"read": {"x": [living]}, "write": {"u": living}}
+
+
+def test_the_list_of_files_in_use_is_edited_under_dvcs_own_lock(project, monkeypatch):
+    """An experiment that starts meanwhile takes its files without the repository's lock."""
+    from dvc.fs import localfs
+    from dvc.rwlock import _edit_rwlock
+
+    folder = project / ".dvc/tmp"
+    folder.mkdir(exist_ok=True)
+    dead = {"pid": os.getpid(), "cmd": "dvc repro of another time"}
+    (folder / "rwlock").write_text(json.dumps({"read": {}, "write": {"z": dead}}))
+    own = {"pid": os.getpid(), "cmd": " ".join(psutil.Process().cmdline())}
+    forgetting = threading.Thread(target=dvc_child.forget_the_dead, args=[folder])
+    with _edit_rwlock(str(folder), localfs, hardlink=False) as held:
+        forgetting.start()
+        time.sleep(0.3)
+        assert forgetting.is_alive()
+        held["write"]["mine"] = own
+    forgetting.join()
+    assert json.loads((folder / "rwlock").read_text()) == {"read": {}, "write": {"mine": own}}
+
+
+IGNORES_SIGINT = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(60)
+"""
+STARTS_IT = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {IGNORES_SIGINT!r}], stdout=subprocess.PIPE, text=True)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_stop_ends_what_a_leader_that_has_ended_left_behind():
+    """A program that a launcher started, and that goes on where DVC has gone."""
+    command = [sys.executable, "-c", STARTS_IT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leader:
+        assert leader.stdout
+        left_behind = psutil.Process(int(leader.stdout.readline()))
+        dvc_child.stop([leader], ((signal.SIGINT, 2.0), (signal.SIGTERM, 10.0)))
+        assert leader.poll() is not None
+    assert is_dead(left_behind)
 
 
 def test_make_repro_lets_go_of_what_the_dead_hold(project):

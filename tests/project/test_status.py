@@ -115,6 +115,23 @@ def test_the_answer_is_kept_until_something_changes(project, comparisons, file, 
     assert status.profile_states()["embedded"] == again
 
 
+@pytest.mark.parametrize("moment", ["_watched", "problems_of"])
+def test_an_answer_of_files_that_changed_meanwhile_is_not_kept(project, monkeypatch, moment):
+    """DVC ends a stage after its lock was read, or after it was compared."""
+    real = getattr(status, moment)
+
+    def meanwhile(*args):
+        found = real(*args)
+        (project / "params.yaml").write_text("profile: embedded\nscale: 2\n")
+        return found
+
+    monkeypatch.setattr(status, moment, meanwhile)
+    status.profile_states()
+    monkeypatch.setattr(status, moment, real)
+    assert not (project / status.KEPT).exists()
+    assert {problem.stage for problem in status.profile_states()["embedded"].problems} == {"make@a", "make@b"}
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"signature": 1}', "\x00"])
 def test_a_damaged_answer_is_made_anew(project, content):
     before = status.profile_states()

@@ -234,13 +234,17 @@ def test_what_was_not_run_is_said(project):
 
 def test_verdicts_on_the_claims_are_counted(project):
     path = project / "reports/embedded/tables/claims.csv"
-    pd.DataFrame({"verdict": ["supported", "undecided", "supported"]}).to_csv(path, index=False)
+    claims = {
+        "ablation": ["train.beta1=0.9", "", "", ""],
+        "verdict": ["supported", "undecided", "supported", "not tested"],
+    }
+    pd.DataFrame(claims).to_csv(path, index=False)
     text = " ".join(rewritten(project).split())
     assert (
-        "Of 3 claims of the papers, each with the ablation that tests it on embedded data: 2 supported, 1 undecided"
-        in text
+        "Of 4 claims of the papers, tested by ablations on embedded data: 1; by comparing committed results: 2; "
+        "not tested: 1. Verdicts: 2 supported, 1 undecided (" in text
     )
-    pd.DataFrame({"verdict": []}).to_csv(path, index=False)
+    pd.DataFrame({"ablation": [], "verdict": []}).to_csv(path, index=False)
     assert "claims of the papers" not in rewritten(project)
 
 

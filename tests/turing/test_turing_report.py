@@ -119,6 +119,7 @@ def test_votes_on_other_decks_are_named_and_not_mixed_in(cast):
     assert f"mnist {DECKS['mnist'].sha256[:12]}" in found.note
     none = report.table(DECKS, cast[cast["deck"] != gone.sha256], READING)
     assert ("Votes on other decks", "votes") not in cells(none)
+    assert cells(report.table({}, cast, READING))["Votes on other decks", "votes"].note.endswith("the decks now: none")
 
 
 def test_error_is_what_is_not_correct(tmp_path):
