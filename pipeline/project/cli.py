@@ -234,7 +234,10 @@ def compare(
 def pr(
     base: Annotated[str, typer.Argument(help="what the working tree is compared with, such as origin/main")],
     # resolved while the command line is read: the command itself runs in the project's root
-    output: Annotated[Path | None, typer.Option(help="the file to write it to", resolve_path=True)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="the file to write it to; NAME-full.md and NAME-files/ are put beside it", resolve_path=True),
+    ] = None,
 ) -> None:
     """Write the comment of a pull request: params, metrics, figures, locks and claims against a base.
 

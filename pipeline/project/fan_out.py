@@ -213,10 +213,9 @@ def run(targets: Sequence[str], jobs: int | None = None, gpus: Sequence[str] = (
     with locked(LOGS / "lock", "another `gan-tables run`"):
         started = time.monotonic()
         plan = make_plan(Path(), profile, targets)
-        print(f"{len(plan.needs)} stages are needed, {len(plan.changed)} changed; {jobs} at a time", flush=True)
+        print(f"{_stages(len(plan.needs))} needed, {len(plan.changed)} changed; {jobs} at a time", flush=True)
         schedule = _run_plan(plan, jobs, list(gpus), LOGS / profile)
-        n_run = sum(outcome in ("done", "failed") for outcome in schedule.outcomes.values())
-        if n_run:
+        if "done" in schedule.outcomes.values():
             _order_lock(profile)
     for line in summary(schedule, LOGS / profile, time.monotonic() - started):
         print(line)
@@ -310,11 +309,15 @@ def _counts(schedule: Schedule, n_running: int) -> str:
     return f"{len(schedule.outcomes)} ended, {n_running} running, {schedule.n_left} left"
 
 
+def _stages(n: int) -> str:
+    return "1 stage" if n == 1 else f"{n} stages"
+
+
 def summary(schedule: Schedule, logs: Path, seconds: float) -> list[str]:
     """What is said at the end: counts, then each failure with the place of its output and what it kept from running."""
     outcomes = list(schedule.outcomes.values())
     said = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in get_args(Outcome))
-    lines = [f"{len(outcomes)} stages: {said}; {duration(seconds)}"]
+    lines = [f"{_stages(len(outcomes))}: {said}; {duration(seconds)}"]
     for stage in (stage for stage, outcome in schedule.outcomes.items() if outcome == "failed"):
         log = log_of(stage, logs)
         lines.append(f"failed: {stage}: {_last_error(log)}; its output: {log}")

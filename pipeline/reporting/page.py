@@ -45,8 +45,8 @@ READING = {
 TEXT_NUMBERS = "text_numbers"
 CLAIMS = "claims"
 CLAIMS_READING = (
-    "Each sentence of the papers that can be tested, the ablation that tests it, and what came of it. Embedded data "
-    "and small nets: a verdict is one on this pipeline, not on the paper. Effect: of the ablation on the metric, mean "
+    "The papers' sentences, what tests each - an ablation, or a comparison of committed results - and what came of it. "
+    "Embedded data and small nets: a verdict is one on this pipeline, not on the paper. Effect: on the metric, mean "
     "± standard deviation over n seeds, draws, splits or games. The rule of each verdict was written down before "
     "the ablations ran; where it compares committed results alone, those were known."
 )
@@ -395,7 +395,7 @@ def datasets_parts(profile: str, report: Report, reports: Path) -> list[Part]:
     names = [name for name, title in DATASETS.items() if title in set(measured["row"])]
     for name in names:
         note = f" ({report.notes[name]})" if report.notes.get(name) else ""
-        lines.append(f"- {DATASETS[name]}: {report.datasets[name]}{note}")
+        lines.append(f"- {DATASETS[name]}: {report.described(name)}{note}")
     lines.append(Table(name="datasets", folded=True))
     lines += ["", "## Near-duplicates found by the autoencoder's code", "", *_dedup_lines(measured), ""]
     lines += ["![Recall and precision over the Hamming radius, by alteration](figures/duplicates.png)", ""]

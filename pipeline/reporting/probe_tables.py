@@ -150,7 +150,7 @@ def dcgan_table2(results: Path, report: Report) -> list[ResultRow]:
 def _cell(
     place: Place, table: dict[str, Measured], found: dict[str, pd.DataFrame], dataset: str, report: Report
 ) -> ResultRow:
-    what = report.datasets[dataset]
+    what = report.described(dataset)
     if isinstance(place, papers.Published) and place.row not in table:
         return quoted(place, SETS[dataset])
     measured = table[place.row]

@@ -10,14 +10,13 @@ from pipeline import papers
 from pipeline.core.records import number
 from pipeline.reporting import rows
 from pipeline.reporting.health import COLLAPSED
-from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN
+from pipeline.reporting.result_files import why_nothing
 from pipeline.reporting.score_tables import OURS, REAL
 from pipeline.reporting.score_tables import RUNS as SCORED
 from pipeline.reporting.semisup_tables import ALL_NETWORKS, DATASETS, MINIBATCH_RUN
 
 NOT_RUN = f"{rows.NOT_RUN.capitalize()}."
 ABSENT = {"n_results": 0}  # metrics of a figure that has not run
-NOTHING = {"n_shown": NOT_KNOWN, "n_epochs": NOT_KEPT}  # 0 of these: why there is nothing to show
 SHEETS_IN_GIT = "embedded"  # elsewhere they show photographs
 RUNS = {  # whose networks a figure shows
     **dict.fromkeys(("dcgan_fig2", "dcgan_fig3", "dcgan_fig4", "dcgan_fig5", "dcgan_fig6"), "dcgan_lsun"),
@@ -92,14 +91,14 @@ def section(profile: str, metrics: Path, name: str, notes: dict[str, str]) -> li
     found = _ran(metrics, wanted.pictures)
     if not found:
         return [*lines, NOT_RUN, ""]
-    shown = {figure: own for figure, own in found.items() if _why_nothing(own) is None}
+    shown = {figure: own for figure, own in found.items() if why_nothing(own) is None}
     if not shown:
-        return [*lines, *dict.fromkeys(filter(None, map(_why_nothing, found.values()))), ""]
+        return [*lines, *dict.fromkeys(filter(None, map(why_nothing, found.values()))), ""]
     for figure, what in wanted.pictures.items():
         if figure in shown:
             lines += [f"![{what}](figures/{figure}.png)", ""]
         else:
-            lines += [f"`{figure}` ({what}): {_why_nothing(found.get(figure, ABSENT)) or NOT_RUN}", ""]
+            lines += [f"`{figure}` ({what}): {why_nothing(found.get(figure, ABSENT)) or NOT_RUN}", ""]
     told = (wanted.text, wanted.embedded if profile == "embedded" else "", _runs(name, shown, notes))
     lines += [" ".join(filter(None, told)), ""]
     lines += [*wanted.reading(shown | _ran(metrics, wanted.also)), ""]
@@ -120,10 +119,6 @@ def rendition(metrics: Metrics) -> str:
 
 def _ran(metrics: Path, figures: Iterable[str]) -> dict[str, Metrics]:
     return {figure: own for figure in figures if (own := read(metrics / f"{figure}.json")) != ABSENT}
-
-
-def _why_nothing(own: Metrics) -> str | None:
-    return next((reason for name, reason in NOTHING.items() if own == {name: 0}), None)
 
 
 def _runs(name: str, shown: dict[str, Metrics], notes: dict[str, str]) -> str:

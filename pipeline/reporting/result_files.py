@@ -1,7 +1,8 @@
 """Reading what the stages left in a results folder: arrays and tables, with their form checked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,12 @@ from pipeline.core.store import read_arrays
 
 NOT_KNOWN = "Nothing is annotated or known here; docs/annotating.md says how to annotate."
 NOT_KEPT = "No samples were kept: these networks were released, not trained here."
+NOTHING = {"n_shown": NOT_KNOWN, "n_epochs": NOT_KEPT}  # 0 of these in a figure's metrics: why it shows nothing
+
+
+def why_nothing(metrics: Mapping[str, Any]) -> str | None:
+    """Why a figure with these metrics shows nothing; None if it shows something."""
+    return next((reason for name, reason in NOTHING.items() if metrics.get(name) == 0), None)
 
 
 def arrays(path: Path, **dimensions: int) -> dict[str, np.ndarray] | None:

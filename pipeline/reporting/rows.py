@@ -31,6 +31,14 @@ class Report:
     notes: dict[str, str]
     datasets: dict[str, str]
 
+    def described(self, dataset: str) -> str:
+        """What a dataset really is here; InputError if the params do not say."""
+        if dataset not in self.datasets:
+            found = ", ".join(sorted(self.datasets)) or "nothing"
+            message = f"params, report.datasets: no '{dataset}'; found {found}; write there what it is in this profile"
+            raise InputError(message)
+        return self.datasets[dataset]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extra:

@@ -16,13 +16,12 @@ from pipeline import papers
 from pipeline.core import params
 from pipeline.core.errors import InputError
 from pipeline.papers import Published
-from pipeline.reporting.result_files import NOT_KEPT, NOT_KNOWN, table
+from pipeline.reporting.result_files import table, why_nothing
 from pipeline.reporting.rows import NOT_RUN, Extra
 from pipeline.turing import published as turing
 
 NO_TRUTH = "no truth comes with these images: a person judges the sheet of collisions"
 NO_NAMES = "not counted: no image set here says who is shown"
-NOTHING = {"n_shown": NOT_KNOWN, "n_epochs": NOT_KEPT}  # 0 of these in a figure's metrics: why it shows nothing
 NOT_COUNTED = "not recorded by the stage that made the figure"
 # DCGAN's first and second reading of "the second highest layer"; its 8 x 8 one has 512 maps at the paper's width.
 LAYER, OTHER_LAYER, PAPER_MAPS = "8x8", "16x16", 512
@@ -260,7 +259,7 @@ def _why(metrics: Mapping[str, Any]) -> str:
     """Why a figure has no such number."""
     if not metrics:
         return NOT_RUN
-    reason = next((reason for name, reason in NOTHING.items() if metrics.get(name) == 0), None)
+    reason = why_nothing(metrics)
     return NOT_COUNTED if reason is None else reason[0].lower() + reason[1:].rstrip(".")
 
 

@@ -293,7 +293,7 @@ def _quantity(column: str) -> str:
 
 def _inception(printed: papers.Published, found: Mapping[str, Scored], report: Report) -> ResultRow:
     """The paper's cell: empty, with the reason, where its network was not at hand."""
-    scored, dataset = found.get(printed.row), report.datasets["cifar10"]
+    scored, dataset = found.get(printed.row), report.described("cifar10")
     if scored is None:
         return result(printed, dataset=dataset, comparable=report.comparable, note=NOT_RUN)
     more = report.notes.get(scored.name, "")
@@ -325,7 +325,7 @@ def _reference(column: str, scored: Scored) -> str:
 
 def _accuracy(place: Extra, accuracy: float | None, report: Report) -> ResultRow:
     note = "of the classifier that gives the classifier's scores and features, on test images"
-    dataset = report.datasets["cifar10"]
+    dataset = report.described("cifar10")
     return result(place, measured=accuracy, dataset=dataset, comparable="no", note=note)
 
 
@@ -349,7 +349,7 @@ def _measured(place: Place, scored: Scored, report: Report, *, said: Sequence["S
         n_seeds=None if scored.is_real else len(own),
         n_images=scored.n_images(quantity),
         n_labels=None if scored.is_real else int(scored.values["n_labels"].iloc[0]),
-        dataset=report.datasets["cifar10"],
+        dataset=report.described("cifar10"),
         comparable=_comparable(place, scored, report, said),
         note=joined(*(each.text for each in said), report.notes.get(scored.name, "")),
     )

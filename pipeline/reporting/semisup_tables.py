@@ -321,7 +321,7 @@ def _can_fill(row: str, run: Run) -> bool:
 
 
 def _cell(place: Place, table: Table, run: Run | None, report: Report) -> ResultRow:
-    dataset, comparable = report.datasets[table.dataset], report.comparable
+    dataset, comparable = report.described(table.dataset), report.comparable
     if run is None:
         return result(place, dataset=dataset, comparable=comparable, note=NOT_RUN)
     more = report.notes.get(run.name, "")

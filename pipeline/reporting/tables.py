@@ -87,7 +87,7 @@ def datasets(results: Path, report: Report) -> list[ResultRow]:
         value = counts[name].get(printed.column)
         if value is None:
             note = NO_TRUTH if counts[name] and printed.column == "false_positives" else NOT_RUN
-            rows.append(result(printed, comparable=report.comparable, dataset=report.datasets[name], note=note))
+            rows.append(result(printed, comparable=report.comparable, dataset=report.described(name), note=note))
         else:
             rows.append(_count(printed, value, name, report, n_images=counts[name].get("in")))
     told = {(row.row, row.column) for row in rows}
@@ -122,7 +122,7 @@ def _count(place: Place, value: float | None, name: str, report: Report, *, n_im
         place,
         measured=value,
         n_images=None if n_images is None else int(n_images),
-        dataset=report.datasets[name],
+        dataset=report.described(name),
         comparable="reduced" if note and report.comparable == "yes" else report.comparable,
         note=NOT_RUN if value is None else note,
     )
@@ -143,7 +143,7 @@ TABLES: dict[str, tuple[str, Callable[[Path, Report], list[ResultRow]]]] = {
 
 def _not_run(printed: papers.Published, report: Report) -> ResultRow:
     note = "not run in this profile yet: the schedule has not fitted; other profiles show shorter ones"
-    return result(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
+    return result(printed, comparable=report.comparable, dataset=report.described("mnist"), note=note)
 
 
 def _measured(printed: papers.Published, results: pd.DataFrame, network: str, report: Report) -> ResultRow:
@@ -151,7 +151,7 @@ def _measured(printed: papers.Published, results: pd.DataFrame, network: str, re
     found = _largest(results[results["network"] == network], NOMINAL[printed.column])
     if found.empty:
         note = f"no search of {NOMINAL[printed.column]:,} digits or fewer was run (neighbours.n_images)"
-        return result(printed, comparable=report.comparable, dataset=report.datasets["mnist"], note=note)
+        return result(printed, comparable=report.comparable, dataset=report.described("mnist"), note=note)
     return _row(printed, found, TABLE3_RESULTS[printed.row], report)
 
 
@@ -191,7 +191,7 @@ def _row(place: Place, found: pd.DataFrame, name: str, report: Report, *, notes:
         n_seeds=None if real else len(errors),
         n_images=n_images,
         n_labels=int(found["n_labels"].iloc[0]),
-        dataset=report.datasets["mnist"],
+        dataset=report.described("mnist"),
         comparable=comparable,
         note=joined(
             f"{n_images:,} {kind} digits instead of {nominal:,}" if n_images != nominal else "",

@@ -89,7 +89,7 @@ def _numbers(read: pd.DataFrame) -> Iterable[Number]:
 
 def _row(place: Published, found: Mapping[tuple[str, str], Number], report: Report) -> ResultRow:
     if place.kind == "published":
-        return replace(quoted(place, report.datasets["cifar10"]), note=joined("above 95 %", QUOTED))
+        return replace(quoted(place, report.described("cifar10")), note=joined("above 95 %", QUOTED))
     return _measured(place, found[place.row, place.column], report)
 
 
@@ -105,7 +105,7 @@ def _measured(place: Published | Extra, number: Number, report: Report) -> Resul
         spread=number.spread,
         spread_over=number.spread_over,
         n_images=number.n_images,
-        dataset=report.datasets[number.dataset],
+        dataset=report.described(number.dataset),
         comparable="reduced" if reduced else report.comparable,
         note=joined(number.note, more),
     )

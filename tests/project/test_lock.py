@@ -308,6 +308,15 @@ def test_no_project(tmp_path):
         lock.stale_stages(tmp_path, EMBEDDED)
 
 
+def test_committed_locks_are_in_the_order_of_their_graphs(root):
+    """Else the first stage that `gan-tables run` runs would rewrite all of its profile's lock."""
+    with lock.open_repo(root) as repo:
+        for dvc_yaml in lock.PROFILES.values():
+            stages = lock.stages_of(repo, root, dvc_yaml)
+            recorded = list(lock.entries_of(stages))
+            assert recorded == [name for name in stages if name in recorded], dvc_yaml
+
+
 def test_a_rewritten_lock_is_staged_as_dvc_does(project):
     def git(*arguments):
         identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")

@@ -1,7 +1,5 @@
 """Pictures of Improved GAN's Table 3 and Figure 6: what is drawn where, what is left out, what is counted."""
 
-import hashlib
-
 import made_results as made
 import made_scores as scores
 import numpy as np
@@ -284,25 +282,30 @@ def test_samples_of_another_form_are_refused(tmp_path, n_epochs, channels):
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [made.scenes, lambda *shape, seed: noise(*shape, seed=seed)])
-def test_pictures_fit_git_and_repeat_in_bytes(tmp_path, content):
+def write_content(folder, content):
     for number, name in enumerate(scores.NAMES):
-        scores.write_score_samples(tmp_path, name, content(1, 64, 32, seed=number), top=content(64, 32, seed=9))
-    scores.write_table3(tmp_path)
+        scores.write_score_samples(folder, name, content(1, 64, 32, seed=number), top=content(64, 32, seed=9))
+    scores.write_table3(folder)
     for run in HALVES.values():
-        made.write_samples(tmp_path, run, images=content(1, 16, 128, seed=1), epochs=(2,))
-    for name in ("improved_table3_samples", "improved_table3_scores", "improved_fig6"):
-        hashes = set()
-        for copy in ("a.png", "b.png") if content is made.scenes else ("a.png",):  # noise is slow to compress
-            drawing.save(FIGURES[name](tmp_path).figure, tmp_path / copy)
-            png = (tmp_path / copy).read_bytes()
-            assert len(png) < MOST_BYTES
-            hashes.add(hashlib.sha256(png).hexdigest())
-        assert len(hashes) == 1
-        with Image.open(tmp_path / "a.png") as picture:
-            assert picture.format == "PNG"
-        if content is not made.scenes:
-            break
+        made.write_samples(folder, run, images=content(1, 16, 128, seed=1), epochs=(2,))
+
+
+@pytest.mark.parametrize("name", ["improved_table3_samples", "improved_table3_scores", "improved_fig6"])
+def test_pictures_repeat_in_bytes(tmp_path, name):
+    write_content(tmp_path, made.scenes)
+    for copy in ("a.png", "b.png"):
+        drawing.save(FIGURES[name](tmp_path).figure, tmp_path / copy)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("name", ["improved_table3_samples", "improved_fig6"])
+def test_pictures_of_noise_fit_git(tmp_path, name):
+    """Noise is what PNG compresses least."""
+    write_content(tmp_path, noise)
+    drawing.save(FIGURES[name](tmp_path).figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < MOST_BYTES
 
 
 def noise(*shape, seed):

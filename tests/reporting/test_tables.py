@@ -54,6 +54,13 @@ def test_every_printed_row_in_order(table):
     assert [r.kind for r in list(table.values())[len(PRINTED) :]] == ["extra", "extra"]
 
 
+def test_a_dataset_that_the_params_do_not_describe_is_a_sentence(tmp_path):
+    real = write(tmp_path, real=results([(-1, "real", -1, 50_000, 3.2)]))
+    report = Report(comparable="no", notes={}, datasets={"mnist_": "MNIST"})
+    with pytest.raises(InputError, match=r"report\.datasets: no 'mnist'; found mnist_; write there what it is"):
+        dcgan_table3(real, report)
+
+
 def test_quoted_rows_are_not_measured(table):
     for row in table.values():
         if row.kind == "published":
