@@ -169,13 +169,12 @@ def _svhn(source: sources.SvhnArchive, folder: Path | None) -> Iterator["Entry |
 def _in_place(name: str, source: InPlace, folder: Path | None, *, hashing: bool) -> Iterator["Entry | _File"]:
     how = how_to_get(source)
     for table, sha256 in source.tables.items():
-        path = _first(folder, [f"{source.folder}/{table}"])
+        place = (Path(source.folder) / table).as_posix()  # the folder may be GAN_DATA itself: "."
+        path = _first(folder, [place])
         if path:
             yield _File(data_set=name, path=path, algorithm="sha256", pinned=sha256)
         else:
-            yield _missing(
-                name, f"{source.folder}/{table}", folder, how="it holds the truth that comes with the images"
-            )
+            yield _missing(name, place, folder, how="it holds the truth that comes with the images")
     for part, pinned in source.parts.items():
         place = (Path(source.folder) / part).as_posix()
         path = None if folder is None else folder / place

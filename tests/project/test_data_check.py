@@ -206,6 +206,13 @@ def test_without_gan_data_all_is_missing(project, monkeypatch):
     assert all(entry.where.startswith("$GAN_DATA/") for entry in found)
 
 
+def test_places_of_a_set_that_lies_in_gan_data_itself(project, monkeypatch):
+    monkeypatch.delenv("GAN_DATA")
+    edited(project, lambda values: values["fetch"]["neardup"]["in_place"].update(folder="."))
+    places = {entry.where for entry in data_check.check("laptop", project) if entry.data_set == "neardup"}
+    assert places == {"$GAN_DATA/truth.csv", "$GAN_DATA/images"}
+
+
 def test_a_folder_that_is_not_there(project, monkeypatch):
     monkeypatch.setenv("GAN_DATA", "/no/such/folder")
     with pytest.raises(InputError, match="no such folder"):
