@@ -316,7 +316,7 @@ def test_only_living_commands_hold_files(project):
     assert json.loads(path.read_text()) == {"read": {"x": [living]}, "write": {"u": living}}
 
 
-def test_the_list_of_files_in_use_is_edited_under_dvcs_own_lock(project, monkeypatch):
+def test_the_list_of_files_in_use_is_edited_under_dvcs_own_lock(project):
     """An experiment that starts meanwhile takes its files without the repository's lock."""
     from dvc.fs import localfs
     from dvc.rwlock import _edit_rwlock

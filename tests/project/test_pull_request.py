@@ -557,7 +557,8 @@ def test_a_long_comment_is_cut_by_section_and_the_whole_lies_beside_it(project, 
     whole = (project / ".work/pull-request/comment-full.md").read_text()
     assert "| row 1999 |" in whole
     assert "| row 1999 |" not in text
-    assert len(text) > 55_000  # the room is used
+    assert "| row 900 |" in text or "| row 300 |" in text  # the room is used
+    assert len(text) > 55_000
 
 
 @settings(max_examples=60, deadline=None)

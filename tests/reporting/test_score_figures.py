@@ -296,6 +296,7 @@ def test_pictures_repeat_in_bytes(tmp_path, name):
     for copy in ("a.png", "b.png"):
         drawing.save(FIGURES[name](tmp_path).figure, tmp_path / copy)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.png").stat().st_size < MOST_BYTES
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.format == "PNG"
 
